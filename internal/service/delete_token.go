@@ -1,0 +1,37 @@
+package service
+
+import (
+	"context"
+
+	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+)
+
+// DeleteToken revokes the team's token.
+func (s *Service) DeleteToken(
+	ctx context.Context, req *teamtokenv1.DeleteTokenRequest,
+) (*teamtokenv1.DeleteTokenResponse, error) {
+	var v violations
+	team := v.teamID("team_id", req.GetTeamId())
+	v.expectedTokenID("expected_token_id", req.GetExpectedTokenId())
+	if err := v.err(mutation); err != nil {
+		return nil, err
+	}
+	return fly(ctx, s, func(ctx context.Context) (*teamtokenv1.DeleteTokenResponse, error) {
+		free, err := s.turns.take(ctx, team)
+		if err != nil {
+			return nil, err
+		}
+		defer free()
+		if err := s.expect(ctx, team, req.GetExpectedTokenId()); err != nil {
+			return nil, err
+		}
+		err = s.upstream.DeleteToken(ctx, team)
+		if req.GetAllowMissing() && isNotFound(err) {
+			err = nil
+		}
+		if err != nil {
+			return nil, translate(ctx, err, mutation)
+		}
+		return &teamtokenv1.DeleteTokenResponse{}, nil
+	})
+}

@@ -1,0 +1,16 @@
+// Package service carries out the RPCs of teamtoken.v1.TeamTokenService.
+//
+// It promises:
+//
+//   - A malformed request is refused with every field that is wrong, before
+//     anything is done.
+//   - A call that changes something is carried on when its caller leaves, and
+//     Drain waits for it. A caller whose deadline ends first is told that the
+//     outcome is unknown.
+//   - Changes of one team go one at a time through this process, so that
+//     `expected_token_id` is compared with what is then replaced.
+//   - Under one `request_id` of one caller there is one change upstream, whose
+//     answer is given again as long as it is true. This is kept in memory, for
+//     ten minutes: another process knows nothing of it.
+//   - An answer says what the upstream said, never what was asked for.
+package service

@@ -1,0 +1,92 @@
+package service
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/reason"
+)
+
+// flights are the changes under way, each of which goes on without its caller.
+type flights struct{ wg sync.WaitGroup }
+
+func (f *flights) drain(ctx context.Context) {
+	landed := make(chan struct{})
+	go func() { f.wg.Wait(); close(landed) }()
+	select {
+	case <-landed:
+	case <-ctx.Done():
+	}
+}
+
+// landing is how long a flight that has not yet sent anything upstream may take
+// to end when its caller's time is over: its answer then says for certain that
+// nothing was changed.
+const landing = 10 * time.Millisecond
+
+// fly runs change to its end, and returns its result, or when ctx ends before
+// it, that the outcome is unknown. The context that change is given ends with
+// ctx: upstream.Client knows up to when that may stop it.
+func fly[T any](ctx context.Context, s *Service, change func(context.Context) (*T, error)) (*T, error) {
+	type result struct {
+		value *T
+		err   error
+	}
+	done := make(chan result, 1)
+	var settled atomic.Bool // by the flight that ends, or by the caller that leaves: whoever is first
+	s.flights.wg.Go(func() {
+		value, err := recovered(ctx, change)
+		if settled.CompareAndSwap(false, true) {
+			done <- result{value, err}
+			return
+		}
+		s.landedLate(ctx, value, err)
+	})
+	select {
+	case r := <-done:
+		return r.value, r.err
+	case <-ctx.Done():
+	}
+	grace := time.NewTimer(landing)
+	defer grace.Stop()
+	select {
+	case r := <-done:
+		return r.value, r.err
+	case <-grace.C:
+	}
+	if !settled.CompareAndSwap(false, true) {
+		r := <-done
+		return r.value, r.err
+	}
+	return nil, &reason.Error{
+		Reason: teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_TIMEOUT, Outcome: reason.Unknown, Cause: ctx.Err(),
+	}
+}
+
+// recovered is change, with a panic as an error: nobody above the flight's own
+// goroutine could recover it.
+func recovered[T any](ctx context.Context, change func(context.Context) (*T, error)) (value *T, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			value, err = nil, reason.Panic(p, reason.Unknown)
+		}
+	}()
+	return change(ctx)
+}
+
+// landedLate writes down what became of a change whose caller had left.
+func (s *Service) landedLate(ctx context.Context, value any, err error) {
+	if err != nil {
+		s.log.LogAttrs(ctx, slog.LevelWarn, "a change failed after its caller had left", slog.Any("error", err))
+		return
+	}
+	var attrs []slog.Attr
+	if v, ok := value.(interface{ GetTeamToken() *teamtokenv1.TeamToken }); ok {
+		attrs = append(attrs, slog.String("token_id", v.GetTeamToken().GetId()))
+	}
+	s.log.LogAttrs(ctx, slog.LevelWarn, "a change was carried out after its caller had left", attrs...)
+}

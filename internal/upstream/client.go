@@ -1,0 +1,355 @@
+package upstream
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/url"
+	"sync/atomic"
+	"time"
+
+	"github.com/teamtoken/teamtoken/internal/requestid"
+	"github.com/teamtoken/teamtoken/internal/secret"
+)
+
+// Options is what a Client needs. Address, Transport and Timeout must be set.
+type Options struct {
+	// Address is the scheme and host of the upstream, `https://app.terraform.io`.
+	Address string
+	// Transport gives the transport of the next request: it may change when the
+	// trusted CAs do.
+	Transport func() http.RoundTripper
+	// Credential is the service's own. Nil means that each call brings its
+	// caller's, see WithCredential.
+	Credential Credential
+	// Timeout bounds one request, from dialling to the last byte of the answer.
+	Timeout time.Duration
+	// UserAgent names this program and its version.
+	UserAgent string
+	// Observe, if set, is told of every request that ended.
+	Observe func(Attempt)
+}
+
+// Credential is a bearer secret that may be rotated while it is in use.
+type Credential interface {
+	// Get returns the present secret. It is called for each request.
+	Get() secret.Text
+	// Refresh looks now whether there is a new one, and reports it. It is called
+	// when the upstream does not accept the present one.
+	Refresh() bool
+}
+
+// Attempt is one request to the upstream, when it has ended.
+type Attempt struct {
+	Operation string        // `generate`, `read`, `delete`
+	Result    string        // `ok`, or the name of a Kind
+	Duration  time.Duration // from before the connection to after the answer
+}
+
+// Client calls one upstream. It is safe for concurrent use.
+type Client struct {
+	options Options
+	base    url.URL
+}
+
+// New returns a Client, or an error that says what is wrong with the address.
+func New(o Options) (*Client, error) {
+	base, err := url.Parse(o.Address)
+	if err != nil || base.Host == "" || (base.Scheme != "https" && base.Scheme != "http") {
+		return nil, fmt.Errorf("upstream address %q is not of the form https://HOST", o.Address)
+	}
+	if o.Observe == nil {
+		o.Observe = func(Attempt) {}
+	}
+	return &Client{options: o, base: url.URL{Scheme: base.Scheme, Host: base.Host}}, nil
+}
+
+type credentialKey struct{}
+
+// WithCredential returns a context whose calls use a caller's own credential,
+// and never the service's.
+func WithCredential(ctx context.Context, s secret.Text) context.Context {
+	return context.WithValue(ctx, credentialKey{}, s)
+}
+
+// CredentialFrom returns the caller's own credential, if the call brought one.
+func CredentialFrom(ctx context.Context) (secret.Text, bool) {
+	s, ok := ctx.Value(credentialKey{}).(secret.Text)
+	return s, ok
+}
+
+// CreateToken makes the team's token, which revokes the one before, and returns
+// the only copy of its secret. A zero expiredAt leaves the expiry to the upstream.
+func (c *Client) CreateToken(ctx context.Context, team TeamID, expiredAt time.Time) (Token, secret.Text, error) {
+	answer, err := c.call(ctx, request{
+		operation: "generate", method: http.MethodPost, path: teamPath(team), body: encodeRequest(expiredAt), mutates: true,
+	})
+	if err != nil {
+		return Token{}, secret.Text{}, err
+	}
+	token, text, err := decodeNewToken(answer.body)
+	if err != nil {
+		return Token{}, secret.Text{}, answer.invalid(err)
+	}
+	return token, text, nil
+}
+
+// ReadToken describes the team's token.
+func (c *Client) ReadToken(ctx context.Context, team TeamID) (Token, error) {
+	answer, err := c.call(ctx, request{operation: "read", method: http.MethodGet, path: teamPath(team)})
+	if err != nil {
+		return Token{}, err
+	}
+	token, _, err := decodeToken(answer.body)
+	if err != nil {
+		return Token{}, answer.invalid(err)
+	}
+	return token, nil
+}
+
+// DeleteToken revokes the team's token.
+func (c *Client) DeleteToken(ctx context.Context, team TeamID) error {
+	_, err := c.call(ctx, request{operation: "delete", method: http.MethodDelete, path: teamPath(team), mutates: true})
+	return err
+}
+
+func teamPath(team TeamID) string { return "/api/v2/teams/" + team.id + "/authentication-token" }
+
+// request is one call, before it is sent any number of times.
+type request struct {
+	operation, method, path string
+	body                    []byte
+	mutates                 bool
+}
+
+// answer is a 2xx.
+type answer struct {
+	status    int
+	requestID string
+	body      []byte
+}
+
+func (a answer) invalid(cause error) *Error {
+	return &Error{Kind: ResponseInvalid, Status: a.status, RequestID: a.requestID, Cause: cause}
+}
+
+// A read that failed on the way is sent at most this often, with these pauses.
+const (
+	readAttempts = 4
+	readPause    = 50 * time.Millisecond // doubled each time
+)
+
+// call sends r until it is answered or may not be sent again.
+func (c *Client) call(ctx context.Context, r request) (answer, error) {
+	refreshed := false
+	for sent := 1; ; sent++ {
+		a, err := c.attempt(ctx, r)
+		if err == nil {
+			return a, nil
+		}
+		switch {
+		case err.Kind == RateLimited:
+			if !pause(ctx, err.Wait+jitter(err.Wait)) {
+				return a, err
+			}
+		case err.Kind == Unauthorized && !refreshed && c.refresh(ctx):
+			refreshed = true
+		case !r.mutates && (err.Kind == Lost || err.Kind == Unreachable):
+			if sent >= readAttempts || !pause(ctx, readPause<<(sent-1)) {
+				err.Kind = Unreachable
+				return a, err
+			}
+		default:
+			return a, err
+		}
+	}
+}
+
+// refresh reports whether the service's own credential has been rotated.
+func (c *Client) refresh(ctx context.Context) bool {
+	if _, callers := CredentialFrom(ctx); callers || c.options.Credential == nil {
+		return false
+	}
+	return c.options.Credential.Refresh()
+}
+
+// pause waits, and reports false at once if the wait does not fit into ctx.
+func pause(ctx context.Context, wait time.Duration) bool {
+	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= wait {
+		return false
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// jitter keeps all who wait for one reset from coming back in one moment.
+func jitter(wait time.Duration) time.Duration {
+	return rand.N(wait/10 + time.Millisecond) //nolint:gosec // no secret depends on it
+}
+
+// attempt sends r once.
+func (c *Client) attempt(ctx context.Context, r request) (answer, *Error) {
+	start := time.Now()
+	a, err := c.exchange(ctx, r)
+	result := "ok"
+	if err != nil {
+		result = err.Kind.String()
+	}
+	c.options.Observe(Attempt{Operation: r.operation, Result: result, Duration: time.Since(start)})
+	return a, err
+}
+
+func (c *Client) exchange(ctx context.Context, r request) (answer, *Error) {
+	if err := ctx.Err(); err != nil {
+		return answer{}, &Error{Kind: Unreachable, Cause: err}
+	}
+	progress := &progress{}
+	parent := ctx
+	if r.mutates {
+		parent = context.WithoutCancel(ctx)
+	}
+	attempt, cancel := context.WithTimeout(parent, c.options.Timeout)
+	defer cancel()
+	if r.mutates { // the caller may leave while there is no connection, and not after that
+		defer context.AfterFunc(ctx, func() {
+			if !progress.connected.Load() {
+				cancel()
+			}
+		})()
+	}
+
+	resp, err := c.options.Transport().RoundTrip(c.httpRequest(progress.trace(attempt), r))
+	if err != nil {
+		return answer{}, progress.failure(attempt, err)
+	}
+	defer resp.Body.Close()
+	body, err := readBody(resp)
+	e := &Error{Status: resp.StatusCode, Cause: harmless(err)}
+	if id := resp.Header.Get(requestid.Header); requestid.Valid(id) {
+		e.RequestID = id
+	}
+	switch ok := resp.StatusCode >= 200 && resp.StatusCode < 300; {
+	case !ok:
+		e.Kind = kindOf(resp.StatusCode)
+		if e.Kind == RateLimited {
+			e.Wait = waitOf(resp.Header, time.Now())
+		}
+		return answer{}, e
+	case err != nil && r.method != http.MethodDelete: // of which the status says all
+		e.Kind = ResponseInvalid
+		if !r.mutates && !errors.Is(err, errTooLong) {
+			e.Kind = Lost
+		}
+		return answer{}, e
+	}
+	return answer{status: e.Status, requestID: e.RequestID, body: body}, nil
+}
+
+func (c *Client) httpRequest(ctx context.Context, r request) *http.Request {
+	u := c.base
+	u.Path = r.path
+	req := (&http.Request{
+		Method: r.method,
+		URL:    &u,
+		Host:   u.Host,
+		Proto:  "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header: make(http.Header, 5),
+	}).WithContext(ctx)
+	if r.body != nil {
+		req.ContentLength = int64(len(r.body))
+		req.Body = io.NopCloser(bytes.NewReader(r.body))
+		// Lets the transport begin again on a new connection where the old one
+		// turns out dead before a byte was written, and only there.
+		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(r.body)), nil }
+		req.Header["Content-Type"] = []string{MediaType}
+	}
+	credential, callers := CredentialFrom(ctx)
+	if !callers && c.options.Credential != nil {
+		credential = c.options.Credential.Get()
+	}
+	req.Header["Authorization"] = []string{"Bearer " + credential.Reveal()}
+	req.Header["Accept"] = []string{MediaType}
+	req.Header["User-Agent"] = []string{c.options.UserAgent}
+	if id := requestid.FromContext(ctx); id != "" {
+		req.Header["X-Request-Id"] = []string{id}
+	}
+	return req
+}
+
+const maxBody = 64 << 10
+
+// readBody reads at most 64 KiB, and to the end where it can, so that the
+// connection is kept.
+func readBody(resp *http.Response) ([]byte, error) {
+	if resp.ContentLength > maxBody {
+		return nil, errTooLong
+	}
+	var b bytes.Buffer
+	if resp.ContentLength > 0 {
+		b.Grow(int(resp.ContentLength) + bytes.MinRead)
+	}
+	n, err := b.ReadFrom(io.LimitReader(resp.Body, maxBody+1))
+	if err == nil && n > maxBody {
+		err = errTooLong
+	}
+	return b.Bytes(), err
+}
+
+// progress is how far a request got before it failed. The transport may try
+// more than one connection for it: the last one counts, since it begins again
+// only where it knows that nothing was carried out.
+type progress struct{ connected, wrote atomic.Bool }
+
+func (p *progress) trace(ctx context.Context) context.Context {
+	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GetConn:      func(string) { p.connected.Store(false); p.wrote.Store(false) },
+		GotConn:      func(httptrace.GotConnInfo) { p.connected.Store(true) },
+		WroteHeaders: func() { p.wrote.Store(true) },
+	})
+}
+
+// failure tells what the end of a request without an answer means.
+func (p *progress) failure(attempt context.Context, err error) *Error {
+	var timeout net.Error
+	switch {
+	case !p.connected.Load():
+		return &Error{Kind: Unreachable, Cause: err}
+	case attempt.Err() != nil, errors.As(err, &timeout) && timeout.Timeout():
+		// The transport returns without waiting for its writer, so that bytes may
+		// still leave: what it has written so far proves nothing.
+		return &Error{Kind: Timeout, Cause: harmless(err)}
+	case !p.wrote.Load():
+		return &Error{Kind: Unreachable, Cause: harmless(err)}
+	default:
+		return &Error{Kind: Lost, Cause: harmless(err)}
+	}
+}
+
+var errUnreadable = errors.New("unreadable HTTP answer")
+
+// harmless is err where that is about the connection. Other errors of net/http
+// quote what they could not read, which may be a secret.
+func harmless(err error) error {
+	var op *net.OpError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &op), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, errTooLong),
+		errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return err
+	default:
+		return errUnreadable
+	}
+}

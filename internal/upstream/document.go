@@ -1,0 +1,149 @@
+package upstream
+
+import (
+	"encoding/json"
+	"errors"
+	"time"
+
+	"github.com/teamtoken/teamtoken/internal/secret"
+)
+
+// Token is what the upstream says of a token, but for its secret.
+type Token struct {
+	ID          string
+	TeamID      string // empty where the document names no team
+	Description *string
+	CreatedAt   time.Time // zero where the document has none, here and below
+	LastUsedAt  time.Time
+	ExpiredAt   time.Time
+	CreatedBy   Creator
+}
+
+// Creator is who made a token. It is zero where the document does not say.
+type Creator struct {
+	ID   string
+	Type string // `users`, `teams` or `organizations`
+}
+
+// MediaType is JSON:API's.
+const MediaType = "application/vnd.api+json"
+
+// Type is the `type` of the token documents.
+const Type = "authentication-tokens"
+
+type resource struct {
+	ID         string `json:"id"`
+	Attributes struct {
+		CreatedAt   timestamp   `json:"created-at"`
+		LastUsedAt  timestamp   `json:"last-used-at"`
+		ExpiredAt   timestamp   `json:"expired-at"`
+		Description *string     `json:"description"`
+		Token       secret.Text `json:"token"`
+	} `json:"attributes"`
+	Relationships struct {
+		Team      relation `json:"team"`
+		CreatedBy relation `json:"created-by"`
+	} `json:"relationships"`
+}
+
+type relation struct {
+	Data struct {
+		ID   string `json:"id"`
+		Type string `json:"type"`
+	} `json:"data"`
+}
+
+// timestamp is an RFC 3339 time. Null, the year 1 and anything that is no time
+// are zero: a new token is not thrown away for an odd date.
+type timestamp struct{ time.Time }
+
+func (t *timestamp) UnmarshalJSON(b []byte) error {
+	t.Time = time.Time{}
+	if len(b) < 2 || b[0] != '"' {
+		return nil
+	}
+	at, err := time.Parse(time.RFC3339, string(b[1:len(b)-1]))
+	if err == nil && at.Year() > 1 && at.Year() <= 9999 {
+		t.Time = at.UTC()
+	}
+	return nil
+}
+
+// These say nothing of the document, which may hold a secret.
+var (
+	errNotDocument = errors.New("not a token document")
+	errNoID        = errors.New("token document without a usable id")
+	errNoSecret    = errors.New("token document without a usable secret")
+	errTooLong     = errors.New("document longer than 64 KiB")
+)
+
+// decodeToken reads a token document. The secret is empty where it holds none.
+func decodeToken(body []byte) (Token, secret.Text, error) {
+	var doc struct {
+		Data resource `json:"data"`
+	}
+	if json.Unmarshal(body, &doc) != nil {
+		return Token{}, secret.Text{}, errNotDocument
+	}
+	r := doc.Data
+	if _, err := ParseTokenID(r.ID); err != nil {
+		return Token{}, secret.Text{}, errNoID
+	}
+	return Token{
+		ID:          r.ID,
+		TeamID:      r.Relationships.Team.Data.ID,
+		Description: r.Attributes.Description,
+		CreatedAt:   r.Attributes.CreatedAt.Time,
+		LastUsedAt:  r.Attributes.LastUsedAt.Time,
+		ExpiredAt:   r.Attributes.ExpiredAt.Time,
+		CreatedBy:   Creator(r.Relationships.CreatedBy.Data),
+	}, r.Attributes.Token, nil
+}
+
+// decodeNewToken reads a token document that must hold a secret which can stand
+// in a header.
+func decodeNewToken(body []byte) (Token, secret.Text, error) {
+	t, s, err := decodeToken(body)
+	if err != nil {
+		return Token{}, secret.Text{}, err
+	}
+	if !usable(s) {
+		return Token{}, secret.Text{}, errNoSecret
+	}
+	return t, s, nil
+}
+
+const maxSecretLength = 4096
+
+func usable(s secret.Text) bool {
+	v := s.Reveal()
+	for i := range len(v) {
+		if v[i] <= ' ' || v[i] > '~' {
+			return false
+		}
+	}
+	return v != "" && len(v) <= maxSecretLength
+}
+
+// TimeFormat is how the API writes times: UTC, to the millisecond.
+const TimeFormat = "2006-01-02T15:04:05.000Z"
+
+// encodeRequest is the body that asks for a token: the vendor's clients send the
+// same, and some servers refuse an empty one.
+func encodeRequest(expiredAt time.Time) []byte {
+	type attributes struct {
+		ExpiredAt string `json:"expired-at,omitempty"`
+	}
+	var doc struct {
+		Data struct {
+			Type       string      `json:"type"`
+			Attributes *attributes `json:"attributes,omitempty"`
+		} `json:"data"`
+	}
+	doc.Data.Type = Type
+	if !expiredAt.IsZero() {
+		doc.Data.Attributes = &attributes{ExpiredAt: expiredAt.UTC().Format(TimeFormat)}
+	}
+	b, _ := json.Marshal(doc) // strings alone
+	return b
+}

@@ -1,0 +1,126 @@
+package upstream
+
+import (
+	"fmt"
+	"math"
+	"net/http"
+	"strconv"
+	"time"
+)
+
+// Kind is what is known about a call that failed.
+type Kind int
+
+// The kinds. All but the last three are certain that nothing was changed.
+const (
+	Unreachable     Kind = iota // nothing was sent; or, on a read, no answer was to be had
+	RateLimited                 // 429, and the wait does not fit into the deadline
+	Unauthorized                // 401
+	Forbidden                   // 403
+	NotFound                    // 404: missing, or not to be seen
+	Conflict                    // 409
+	Rejected                    // any other 4xx: 400 and 422 above all
+	Redirected                  // 3xx
+	Timeout                     // sent, and no answer in time
+	Lost                        // sent, and 5xx or no answer
+	ResponseInvalid             // 2xx, carried out, and the document is of no use
+)
+
+var kindNames = [...]string{
+	"unreachable", "rate_limited", "unauthorized", "forbidden", "not_found", "conflict", "rejected", "redirected",
+	"timeout", "lost", "response_invalid",
+}
+
+// String is the kind's name in logs and metrics.
+func (k Kind) String() string { return kindNames[k] }
+
+// Kinds lists every kind.
+func Kinds() []Kind {
+	all := make([]Kind, len(kindNames))
+	for i := range all {
+		all[i] = Kind(i)
+	}
+	return all
+}
+
+// Error is a failed call. No part of it holds anything of the upstream's answer
+// but numbers and the upstream's request id.
+type Error struct {
+	Kind      Kind
+	Status    int           // the HTTP status, or 0 where there was no answer
+	Wait      time.Duration // with RateLimited, how long until there is room again
+	RequestID string        // the upstream's id of the request, if it gave a well-formed one
+	Cause     error         // the transport's or the decoder's, if there is one
+}
+
+func (e *Error) Error() string {
+	s := "upstream: " + e.Kind.String()
+	if e.Status != 0 {
+		s += fmt.Sprintf(", status %d", e.Status)
+	}
+	if e.RequestID != "" {
+		s += ", request " + e.RequestID
+	}
+	if e.Cause != nil {
+		s += ": " + e.Cause.Error()
+	}
+	return s
+}
+
+func (e *Error) Unwrap() error { return e.Cause }
+
+// kindOf is the kind of an answer by its status alone.
+func kindOf(status int) Kind {
+	switch {
+	case status == http.StatusTooManyRequests:
+		return RateLimited
+	case status == http.StatusUnauthorized:
+		return Unauthorized
+	case status == http.StatusForbidden:
+		return Forbidden
+	case status == http.StatusNotFound:
+		return NotFound
+	case status == http.StatusConflict:
+		return Conflict
+	case status == http.StatusRequestTimeout: // a load balancer's, which may have passed the request on
+		return Lost
+	case status >= 300 && status < 400:
+		return Redirected
+	case status >= 400 && status < 500:
+		return Rejected
+	default:
+		return Lost
+	}
+}
+
+const (
+	defaultWait = time.Second
+	maxWait     = time.Hour
+)
+
+// waitOf reads how long a 429 asks to wait: X-RateLimit-Reset (seconds, maybe
+// fractional), else Retry-After (seconds or a date), else a second. It is never
+// negative, never over an hour, and never shorter than a millisecond.
+func waitOf(h http.Header, now time.Time) time.Duration {
+	wait, ok := seconds(h.Get("X-RateLimit-Reset"))
+	if !ok {
+		wait, ok = seconds(h.Get("Retry-After"))
+	}
+	if !ok {
+		if at, err := http.ParseTime(h.Get("Retry-After")); err == nil {
+			wait, ok = at.Sub(now), true
+		}
+	}
+	if !ok {
+		wait = defaultWait
+	}
+	return min(max(wait, time.Millisecond), maxWait)
+}
+
+func seconds(s string) (time.Duration, bool) {
+	f, err := strconv.ParseFloat(s, 64)
+	if err != nil || math.IsNaN(f) || f < 0 {
+		return 0, false
+	}
+	return time.Duration(min(f, maxWait.Seconds()) * float64(time.Second)), true
+}
