@@ -1,0 +1,220 @@
+package gateway
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+)
+
+const (
+	mediaType     = "application/vnd.api+json"
+	typeOfTokens  = "authentication-tokens"
+	typeSingular  = "authentication-token" // what the vendor's documentation asks for on the legacy token
+	typeOfTeams   = "teams"
+	minimalFormat = "2006-01-02T15:04:05.000Z" // the vendor's clients want milliseconds, and Z for UTC
+)
+
+// marshaler writes the answers, and reads the requests, as JSON:API documents.
+type marshaler struct{}
+
+var _ runtime.Marshaler = marshaler{}
+
+func (marshaler) ContentType(any) string { return mediaType }
+
+func (marshaler) Marshal(v any) ([]byte, error) {
+	switch m := v.(type) {
+	case *teamtokenv1.GenerateTokenResponse:
+		secret := m.GetSecret()
+		return encode(document{toResource(m.GetTeamToken(), &secret)})
+	case *teamtokenv1.GetTokenResponse:
+		return encode(document{toResource(m.GetTeamToken(), nil)})
+	case *teamtokenv1.DeleteTokenResponse:
+		return nil, nil
+	default:
+		return nil, fmt.Errorf("no document for %T", v)
+	}
+}
+
+func (m marshaler) NewEncoder(w io.Writer) runtime.Encoder {
+	return runtime.EncoderFunc(func(v any) error {
+		b, err := m.Marshal(v)
+		if err == nil {
+			_, err = w.Write(b)
+		}
+		return err
+	})
+}
+
+func (m marshaler) NewDecoder(r io.Reader) runtime.Decoder {
+	return runtime.DecoderFunc(func(v any) error {
+		b, err := io.ReadAll(r)
+		if err != nil {
+			return err
+		}
+		return m.Unmarshal(b, v)
+	})
+}
+
+// Unmarshal reads what a request may hold. No body at all is a request for a
+// token with nothing said about it, as in the vendor's sample.
+func (marshaler) Unmarshal(b []byte, v any) error {
+	m, ok := v.(*teamtokenv1.GenerateTokenRequest)
+	if !ok {
+		return fmt.Errorf("no document for %T", v)
+	}
+	if len(bytes.TrimSpace(b)) == 0 {
+		return nil
+	}
+	a, err := decodeAttributes(b)
+	if err != nil {
+		return err
+	}
+	if a.description != nil {
+		return errors.New("data.attributes.description: a token with a description is not made here")
+	}
+	m.ExpiredAt = a.expiredAt
+	return nil
+}
+
+// attributes are those that a request may set.
+type attributes struct {
+	description *string
+	expiredAt   *timestamppb.Timestamp
+}
+
+var errNotDocument = errors.New("the body is not a JSON:API document with a data object")
+
+// decodeAttributes reads a request document. An attribute that it does not know
+// is an error, since a misspelt expiry would make a token that never expires.
+// Its errors name members, and quote nothing.
+func decodeAttributes(b []byte) (attributes, error) {
+	var doc struct {
+		Data *struct {
+			Type       *string                    `json:"type"`
+			Attributes map[string]json.RawMessage `json:"attributes"`
+		} `json:"data"`
+	}
+	if json.Unmarshal(b, &doc) != nil || doc.Data == nil {
+		return attributes{}, errNotDocument
+	}
+	if t := doc.Data.Type; t != nil && *t != "" && *t != typeOfTokens && *t != typeSingular {
+		return attributes{}, errors.New("data.type: must be authentication-tokens")
+	}
+	var a attributes
+	for name, value := range doc.Data.Attributes {
+		if string(value) == "null" {
+			continue
+		}
+		switch name {
+		case "description":
+			if json.Unmarshal(value, &a.description) != nil {
+				return attributes{}, errors.New("data.attributes.description: must be a string or null")
+			}
+		case "expired-at":
+			var at time.Time
+			if json.Unmarshal(value, &at) != nil {
+				return attributes{}, errors.New("data.attributes.expired-at: must be an RFC 3339 time or null")
+			}
+			a.expiredAt = timestamppb.New(at)
+		default:
+			return attributes{}, errors.New("data.attributes: may hold description and expired-at only")
+		}
+	}
+	return a, nil
+}
+
+type document struct {
+	Data resource `json:"data"`
+}
+
+// resource has its members in the order of the vendor's sample.
+type resource struct {
+	ID         string `json:"id"`
+	Type       string `json:"type"`
+	Attributes struct {
+		CreatedAt   *string         `json:"created-at"`
+		LastUsedAt  *string         `json:"last-used-at"`
+		ExpiredAt   json.RawMessage `json:"expired-at,omitempty"`
+		Description *string         `json:"description"`
+		Token       *string         `json:"token"`
+	} `json:"attributes"`
+	Relationships *relationships `json:"relationships,omitempty"`
+}
+
+type relationships struct {
+	Team      *relation `json:"team,omitempty"`
+	CreatedBy *relation `json:"created-by,omitempty"`
+}
+
+type relation struct {
+	Data identifier `json:"data"`
+}
+
+type identifier struct {
+	ID   string `json:"id"`
+	Type string `json:"type"`
+}
+
+var creatorTypes = map[teamtokenv1.Creator_Kind]string{
+	teamtokenv1.Creator_KIND_USER:         "users",
+	teamtokenv1.Creator_KIND_TEAM:         typeOfTeams,
+	teamtokenv1.Creator_KIND_ORGANIZATION: "organizations",
+}
+
+// toResource writes t as the upstream wrote it. The upstream's documents come in
+// two ages: today's name the team and have an `expired-at`, null for a token
+// that never expires; those of the vendor's sample have neither.
+func toResource(t *teamtokenv1.TeamToken, secret *string) resource {
+	r := resource{ID: t.GetId(), Type: typeOfTokens}
+	r.Attributes.CreatedAt = formatTime(t.GetCreatedAt())
+	r.Attributes.LastUsedAt = formatTime(t.GetLastUsedAt())
+	r.Attributes.Description = t.Description
+	r.Attributes.Token = secret
+	if at := formatTime(t.GetExpiredAt()); at != nil {
+		r.Attributes.ExpiredAt = json.RawMessage(`"` + *at + `"`)
+	} else if t.GetTeamId() != "" {
+		r.Attributes.ExpiredAt = json.RawMessage("null")
+	}
+	var rel relationships
+	if t.GetTeamId() != "" {
+		rel.Team = &relation{identifier{t.GetTeamId(), typeOfTeams}}
+	}
+	if by := t.GetCreatedBy(); by.GetKind() != teamtokenv1.Creator_KIND_UNSPECIFIED {
+		rel.CreatedBy = &relation{identifier{by.GetId(), creatorTypes[by.GetKind()]}}
+	}
+	if rel != (relationships{}) {
+		r.Relationships = &rel
+	}
+	return r
+}
+
+func formatTime(t *timestamppb.Timestamp) *string {
+	if t == nil {
+		return nil
+	}
+	at, format := t.AsTime(), minimalFormat
+	if at.Nanosecond()%int(time.Millisecond) != 0 {
+		format = time.RFC3339Nano
+	}
+	s := at.Format(format)
+	return &s
+}
+
+// encode is json.Marshal without the escapes that are for HTML.
+func encode(v any) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
+		return nil, err
+	}
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
+}

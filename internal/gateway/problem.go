@@ -1,0 +1,132 @@
+package gateway
+
+import (
+	"context"
+	"math"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/teamtoken/teamtoken/internal/reason"
+	"github.com/teamtoken/teamtoken/internal/requestid"
+)
+
+// problem is what goes wrong with a request, as a JSON:API error document.
+type problem struct {
+	status  int
+	code    string // the reason, empty for what is wrong with HTTP alone
+	detail  string
+	outcome string
+	fields  []field // one error object for each, or one in all
+}
+
+type field struct{ name, detail string }
+
+type errorDocument struct {
+	Errors []errorObject `json:"errors"`
+}
+
+// errorObject has `status` as a string: the vendor's clients lose the details of
+// one that is a number.
+type errorObject struct {
+	Status string      `json:"status"`
+	Code   string      `json:"code,omitempty"`
+	Title  string      `json:"title"`
+	Detail string      `json:"detail,omitempty"`
+	Source *source     `json:"source,omitempty"`
+	Meta   errorOrigin `json:"meta"`
+}
+
+type source struct {
+	Pointer   string `json:"pointer,omitempty"`
+	Parameter string `json:"parameter,omitempty"`
+	Header    string `json:"header,omitempty"`
+}
+
+type errorOrigin struct {
+	RequestID string `json:"request_id"`
+	Outcome   string `json:"outcome,omitempty"`
+}
+
+// sources is where in a REST request a field of the message stands.
+var sources = map[string]source{
+	"team_id":           {Parameter: "team_id"},
+	"expected_token_id": {Parameter: "expected_token_id"},
+	"expired_at":        {Pointer: "/data/attributes/expired-at"},
+	"request_id":        {Header: idempotencyKey},
+}
+
+func writeProblem(w http.ResponseWriter, p problem) {
+	object := errorObject{
+		Status: strconv.Itoa(p.status),
+		Code:   p.code,
+		Title:  title(p.status),
+		Detail: p.detail,
+		Meta:   errorOrigin{RequestID: w.Header().Get(requestid.Header), Outcome: p.outcome},
+	}
+	var doc errorDocument
+	for _, f := range p.fields {
+		one := object
+		one.Detail = f.detail
+		if f.name != "" {
+			one.Detail = f.name + ": " + f.detail
+		}
+		if at, ok := sources[f.name]; ok {
+			one.Source = &at
+		}
+		doc.Errors = append(doc.Errors, one)
+	}
+	if len(doc.Errors) == 0 {
+		doc.Errors = []errorObject{object}
+	}
+	body, err := encode(doc)
+	if err != nil { // strings alone
+		body = nil
+	}
+	h := w.Header()
+	h.Set("Content-Type", mediaType)
+	h.Set("Content-Length", strconv.Itoa(len(body)))
+	if p.status == http.StatusUnauthorized {
+		h.Set("WWW-Authenticate", "Bearer")
+	}
+	w.WriteHeader(p.status)
+	_, _ = w.Write(body) // the client may have left
+}
+
+// title is the vendor's word for the status: `not found`, `unauthorized`.
+func title(status int) string { return strings.ToLower(http.StatusText(status)) }
+
+// writeStatus answers what an RPC failed with.
+func writeStatus(
+	_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, _ *http.Request, err error,
+) {
+	st := status.Convert(err)
+	d := reason.DetailsOf(st)
+	p := problem{code: d.Reason, detail: st.Message(), outcome: d.Outcome}
+	for _, v := range d.Violations {
+		p.fields = append(p.fields, field{v.GetField(), v.GetDescription()})
+	}
+	var ours bool
+	switch p.status, ours = reason.HTTPStatus(d.Reason); {
+	case ours:
+	case st.Code() == codes.InvalidArgument: // the body, as decodeAttributes says, or the query
+		p = *invalid(st.Message())
+	default: // the in-process connection's own: the client left, or its time is over
+		p.status, p.detail = runtime.HTTPStatusFromCode(st.Code()), ""
+	}
+	if d.RetryAfter > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(d.RetryAfter.Seconds()))))
+	}
+	writeProblem(w, p)
+}
+
+// writeRoutingError answers a request that no RPC is for.
+func writeRoutingError(
+	_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, _ *http.Request, status int,
+) {
+	writeProblem(w, problem{status: status})
+}

@@ -1,0 +1,264 @@
+// Package interceptor is what every call passes before the service, in one
+// order, on both surfaces:
+//
+//	request id → metrics and log → recovery → shutdown → deadline → credential → message
+//
+// Metrics and log stand outside recovery, so that a panic is counted. Shutdown
+// stands inside the log and before all work. The credential comes before the
+// message is looked at: who does not say who he is learns nothing of what is
+// wrong with his request. Only methods of the service's own descriptor pass:
+// health and reflection go by the side of it, and anything else is refused.
+package interceptor
+
+import (
+	"context"
+	"log/slog"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/descriptorpb"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+
+	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/reason"
+	"github.com/teamtoken/teamtoken/internal/requestid"
+	"github.com/teamtoken/teamtoken/internal/secret"
+	"github.com/teamtoken/teamtoken/internal/telemetry"
+	"github.com/teamtoken/teamtoken/internal/upstream"
+)
+
+// Options is what the chain needs; all but CallerCredentials must be set.
+type Options struct {
+	Log     *slog.Logger
+	Metrics *telemetry.Metrics
+	// Timeout is the deadline of a call that brings none, and the cap of others.
+	Timeout time.Duration
+	// CallerCredentials has each call bring its own credential for the upstream,
+	// as `authorization: Bearer`. Otherwise what a caller sends there is not read.
+	CallerCredentials bool
+}
+
+// Chain is the interceptors and what they share.
+type Chain struct {
+	options  Options
+	methods  map[string]method
+	stopping atomic.Bool
+}
+
+// method is what the chain knows of an RPC from the service's descriptor.
+type method struct {
+	name    string
+	mutates bool // it has no `idempotency_level = NO_SIDE_EFFECTS`
+}
+
+// New returns the chain for the methods of service.
+func New(service protoreflect.ServiceDescriptor, o Options) *Chain {
+	c := &Chain{options: o, methods: make(map[string]method)}
+	for i := range service.Methods().Len() {
+		m := service.Methods().Get(i)
+		options, _ := m.Options().(*descriptorpb.MethodOptions)
+		c.methods["/"+string(service.FullName())+"/"+string(m.Name())] = method{
+			name:    string(m.Name()),
+			mutates: options.GetIdempotencyLevel() != descriptorpb.MethodOptions_NO_SIDE_EFFECTS,
+		}
+	}
+	return c
+}
+
+// Stop has every call from now on refused, as SHUTTING_DOWN.
+func (c *Chain) Stop() { c.stopping.Store(true) }
+
+// Unary is the whole chain as one interceptor.
+func (c *Chain) Unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	m, ok := c.methods[info.FullMethod]
+	if !ok {
+		if besides(info.FullMethod) {
+			return handler(ctx, req)
+		}
+		return nil, status.Error(codes.Unimplemented, "unknown method")
+	}
+	start := time.Now()
+	ctx, id := identified(ctx)
+	resp, err := c.guarded(ctx, req, m, handler)
+	if err != nil {
+		err = c.failed(ctx, id, err)
+	}
+	c.finished(ctx, m, err, time.Since(start))
+	return resp, err
+}
+
+// Stream lets streams of the health and reflection services pass: the service
+// itself has none.
+func (c *Chain) Stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	if !besides(info.FullMethod) {
+		return status.Error(codes.Unimplemented, "unknown method")
+	}
+	return handler(srv, ss)
+}
+
+// besides tells methods of gRPC's own services.
+func besides(fullMethod string) bool {
+	return strings.HasPrefix(fullMethod, "/grpc.health.v1.") || strings.HasPrefix(fullMethod, "/grpc.reflection.")
+}
+
+// identified gives the call its request id, the caller's where that is
+// well-formed, and sends it back as header and trailer.
+func identified(ctx context.Context) (context.Context, string) {
+	var id string
+	if sent := metadata.ValueFromIncomingContext(ctx, requestid.Header); len(sent) == 1 && requestid.Valid(sent[0]) {
+		id = sent[0]
+	} else {
+		id = requestid.New()
+	}
+	md := metadata.MD{requestid.Header: {id}}
+	_ = grpc.SetHeader(ctx, md) // these fail only if the stream is gone already
+	_ = grpc.SetTrailer(ctx, md)
+	return requestid.NewContext(ctx, id), id
+}
+
+// guarded runs the handler, or refuses the call.
+func (c *Chain) guarded(ctx context.Context, req any, m method, handler grpc.UnaryHandler) (resp any, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			resp, err = nil, reason.Panic(p, m.outcome(reason.Unknown))
+		}
+	}()
+	if c.stopping.Load() {
+		return nil, m.refused(teamtokenv1.ErrorReason_ERROR_REASON_SHUTTING_DOWN)
+	}
+	ctx, cancel := context.WithDeadline(ctx, deadline(ctx, c.options.Timeout))
+	defer cancel()
+	if c.options.CallerCredentials {
+		credential, ok := bearer(ctx)
+		if !ok {
+			return nil, m.refused(teamtokenv1.ErrorReason_ERROR_REASON_CALLER_UNAUTHENTICATED)
+		}
+		ctx = upstream.WithCredential(ctx, credential)
+	}
+	if malformed(ctx) {
+		e := m.refused(teamtokenv1.ErrorReason_ERROR_REASON_INVALID_FIELD)
+		e.Violations = []reason.Violation{{Description: "the message is not a well-formed protobuf message of its type"}}
+		return nil, e
+	}
+	return handler(ctx, req)
+}
+
+func (m method) outcome(o reason.Outcome) reason.Outcome {
+	if !m.mutates {
+		return ""
+	}
+	return o
+}
+
+func (m method) refused(r teamtokenv1.ErrorReason) *reason.Error {
+	return &reason.Error{Reason: r, Outcome: m.outcome(reason.NotApplied)}
+}
+
+// margin is what is kept back of a deadline, so that the answer that time ran
+// out gets to the caller in time.
+const margin = 20 * time.Millisecond
+
+func deadline(ctx context.Context, limit time.Duration) time.Time {
+	now := time.Now()
+	if end, ok := ctx.Deadline(); ok {
+		limit = min(limit, end.Sub(now))
+	}
+	return now.Add(limit - min(margin, limit/5))
+}
+
+// maxCredential is far over any bearer token of the upstream.
+const maxCredential = 4096
+
+// bearer is the one well-formed credential of the call, if there is one.
+func bearer(ctx context.Context) (secret.Text, bool) {
+	const scheme = "bearer "
+	sent := metadata.ValueFromIncomingContext(ctx, "authorization")
+	if len(sent) != 1 || len(sent[0]) <= len(scheme) || len(sent[0]) > maxCredential ||
+		!strings.EqualFold(sent[0][:len(scheme)], scheme) {
+		return secret.Text{}, false
+	}
+	token := sent[0][len(scheme):]
+	for i := range len(token) {
+		if token[i] <= ' ' || token[i] > '~' {
+			return secret.Text{}, false
+		}
+	}
+	return secret.New(token), true
+}
+
+// pushback tells gRPC clients that retry by themselves not to.
+var pushback = metadata.Pairs("grpc-retry-pushback-ms", "-1")
+
+// failed is err as the caller gets it: with the request id among its details.
+func (c *Chain) failed(ctx context.Context, id string, err error) error {
+	st := status.Convert(err)
+	details := reason.DetailsOf(st)
+	if details.Outcome != "" && details.Outcome != string(reason.NotApplied) {
+		_ = grpc.SetTrailer(ctx, pushback)
+	}
+	if with, detailErr := st.WithDetails(&errdetails.RequestInfo{RequestId: id}); detailErr == nil {
+		st = with
+	}
+	return &failure{st, details, err}
+}
+
+// failure is a status whose cause the log may know.
+type failure struct {
+	status  *status.Status
+	details reason.Details
+	cause   error
+}
+
+func (f *failure) Error() string              { return f.status.Err().Error() }
+func (f *failure) GRPCStatus() *status.Status { return f.status }
+
+// finished counts the call and logs it.
+func (c *Chain) finished(ctx context.Context, m method, err error, d time.Duration) {
+	code := status.Code(err)
+	c.options.Metrics.RPC(m.name, code, d)
+	level := levelOf(code)
+	if !c.options.Log.Enabled(ctx, level) {
+		return
+	}
+	attrs := make([]slog.Attr, 0, 8)
+	attrs = append(attrs,
+		slog.String(telemetry.KeyMethod, m.name),
+		slog.String(telemetry.KeySurface, surface(ctx)),
+		slog.String(telemetry.KeyCode, code.String()),
+		slog.Duration(telemetry.KeyDuration, d),
+	)
+	if f, ok := err.(*failure); ok { //nolint:errorlint // made above, and never wrapped
+		attrs = append(attrs,
+			slog.String(telemetry.KeyReason, f.details.Reason),
+			slog.String(telemetry.KeyOutcome, f.details.Outcome),
+			slog.String(telemetry.KeyError, f.cause.Error()))
+	}
+	c.options.Log.LogAttrs(ctx, level, "call", attrs...)
+}
+
+func levelOf(code codes.Code) slog.Level {
+	switch code {
+	case codes.Internal:
+		return slog.LevelError
+	case codes.Unknown, codes.DeadlineExceeded, codes.Unavailable, codes.ResourceExhausted:
+		return slog.LevelWarn
+	default:
+		return slog.LevelInfo
+	}
+}
+
+// surface is where the call came in: the gateway calls in process.
+func surface(ctx context.Context) string {
+	if p, ok := peer.FromContext(ctx); ok && p.Addr.Network() == "inproc" {
+		return "rest"
+	}
+	return "grpc"
+}

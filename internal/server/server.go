@@ -1,0 +1,221 @@
+// Package server listens, serves and stops. It knows listeners and handlers, and
+// nothing of any RPC.
+//
+// New either has all three listeners open or returns an error that names the
+// one that is not. Run serves until its context ends and then stops in order:
+// not ready first, new calls refused, those under way answered, the admin
+// listener last, so that its metrics tell the end of it.
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/health"
+	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/reflection"
+)
+
+// Options is what a Server needs; all but TLS, Reflection and Pprof must be set.
+type Options struct {
+	GRPC, HTTP, Admin Listener
+
+	// TLS is for the gRPC and the REST listener. Nil serves both in the clear.
+	TLS *tls.Config
+	// Unary and Stream stand before every gRPC call.
+	Unary  grpc.UnaryServerInterceptor
+	Stream grpc.StreamServerInterceptor
+	// Service and Implementation are what the gRPC listener serves.
+	Service        *grpc.ServiceDesc
+	Implementation any
+	// REST is what the REST listener serves.
+	REST http.Handler
+	// Metrics is served on the admin listener.
+	Metrics http.Handler
+	// MaxCall is the longest that a call can take.
+	MaxCall    time.Duration
+	Reflection bool
+	Pprof      bool
+	Log        *slog.Logger
+	// Stopping is called when the server begins to stop: from then on new calls
+	// are to be refused. Drain waits for what goes on without its caller.
+	Stopping func()
+	Drain    func(context.Context)
+}
+
+// Listener is an address and the setting that a user changes it by.
+type Listener struct{ Address, Setting string }
+
+// Limits of the connections.
+const (
+	maxMessage        = 64 << 10 // bytes, far over any message of this API
+	maxHeader         = 32 << 10 // bytes
+	maxStreams        = 1000     // of one connection at a time
+	streamWorkers     = 64       // goroutines that are kept, which saves growing a new stack for each call
+	readHeaderTimeout = 5 * time.Second
+	readTimeout       = 15 * time.Second
+	idleTimeout       = 2 * time.Minute
+	handshakeTimeout  = 10 * time.Second
+	// grace is how long calls under way are waited for when the server stops.
+	grace = 30 * time.Second
+)
+
+// Server is open listeners, and what they will serve.
+type Server struct {
+	options           Options
+	grpc              *grpc.Server
+	http, admin       *http.Server
+	health            *health.Server
+	onGRPC, onHTTP    net.Listener
+	onAdmin           net.Listener
+	GRPCAddr, RESTURL string // where it listens
+	AdminURL          string
+}
+
+// New opens the listeners.
+func New(o Options) (*Server, error) {
+	s := &Server{options: o, health: health.NewServer()}
+	for _, l := range []struct {
+		Listener
+		at *net.Listener
+	}{{o.GRPC, &s.onGRPC}, {o.HTTP, &s.onHTTP}, {o.Admin, &s.onAdmin}} {
+		var err error
+		if *l.at, err = net.Listen("tcp", l.Address); err != nil {
+			s.closeListeners()
+			return nil, fmt.Errorf("cannot listen on %s: %w; change %s or stop what listens there", l.Address, err, l.Setting)
+		}
+	}
+	scheme := "http://"
+	options := []grpc.ServerOption{
+		grpc.UnaryInterceptor(o.Unary),
+		grpc.StreamInterceptor(o.Stream),
+		grpc.MaxRecvMsgSize(maxMessage),
+		grpc.MaxHeaderListSize(maxHeader),
+		grpc.MaxConcurrentStreams(maxStreams),
+		grpc.ConnectionTimeout(handshakeTimeout),
+		grpc.NumStreamWorkers(streamWorkers),
+		grpc.WaitForHandlers(true),
+	}
+	if o.TLS != nil {
+		scheme = "https://"
+		options = append(options, grpc.Creds(credentials.NewTLS(o.TLS)))
+		o.TLS = o.TLS.Clone() // net/http adds its own protocols to it
+	}
+	s.GRPCAddr, s.RESTURL = s.onGRPC.Addr().String(), scheme+s.onHTTP.Addr().String()
+	s.AdminURL = "http://" + s.onAdmin.Addr().String()
+
+	s.grpc = grpc.NewServer(options...)
+	s.grpc.RegisterService(o.Service, o.Implementation)
+	grpc_health_v1.RegisterHealthServer(s.grpc, s.health)
+	s.health.SetServingStatus(o.Service.ServiceName, grpc_health_v1.HealthCheckResponse_SERVING)
+	if o.Reflection {
+		reflection.Register(s.grpc)
+	}
+	s.http = s.newHTTP(o.REST, o.MaxCall+readTimeout)
+	s.http.TLSConfig = o.TLS
+	s.admin = s.newHTTP(s.adminHandler(), time.Minute+readTimeout) // a CPU profile takes 30 s
+	return s, nil
+}
+
+func (s *Server) newHTTP(h http.Handler, write time.Duration) *http.Server {
+	return &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: readHeaderTimeout,
+		ReadTimeout:       readTimeout,
+		WriteTimeout:      write,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeader,
+		ErrorLog:          slog.NewLogLogger(s.options.Log.Handler(), slog.LevelDebug),
+	}
+}
+
+func (s *Server) adminHandler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", s.options.Metrics)
+	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
+		resp, err := s.health.Check(r.Context(), &grpc_health_v1.HealthCheckRequest{})
+		if err != nil || resp.GetStatus() != grpc_health_v1.HealthCheckResponse_SERVING {
+			http.Error(w, "not serving", http.StatusServiceUnavailable)
+			return
+		}
+		_, _ = w.Write([]byte("ok\n"))
+	})
+	if s.options.Pprof {
+		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+		mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	}
+	return mux
+}
+
+// Run serves until ctx ends, stops, and returns nil; or returns the error of a
+// listener that failed.
+func (s *Server) Run(ctx context.Context) error {
+	group, failed := errgroup.WithContext(ctx)
+	group.Go(func() error { return s.grpc.Serve(s.onGRPC) })
+	group.Go(func() error { return serveHTTP(s.http, s.onHTTP) })
+	group.Go(func() error { return serveHTTP(s.admin, s.onAdmin) })
+	group.Go(func() error {
+		<-failed.Done()
+		s.stop()
+		return nil
+	})
+	return group.Wait()
+}
+
+func serveHTTP(h *http.Server, l net.Listener) error {
+	var err error
+	if h.TLSConfig != nil {
+		err = h.ServeTLS(l, "", "")
+	} else {
+		err = h.Serve(l)
+	}
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+func (s *Server) stop() {
+	s.health.Shutdown() // not ready, on both the gRPC health service and /readyz
+	s.options.Stopping()
+	s.options.Log.Info("stopping: new calls are refused, those under way are answered", "at_most", grace)
+
+	ctx, cancel := context.WithTimeout(context.Background(), grace)
+	defer cancel()
+	var drained errgroup.Group
+	drained.Go(func() error { return s.http.Shutdown(ctx) })
+	drained.Go(func() error {
+		defer context.AfterFunc(ctx, s.grpc.Stop)()
+		s.grpc.GracefulStop()
+		return nil
+	})
+	err := drained.Wait()
+	s.options.Drain(ctx)
+	if ctx.Err() != nil || err != nil {
+		s.options.Log.Error("stopped before all calls were answered")
+		s.grpc.Stop()
+		_ = s.http.Close()
+	}
+	_ = s.admin.Close()
+}
+
+func (s *Server) closeListeners() {
+	for _, l := range []net.Listener{s.onGRPC, s.onHTTP, s.onAdmin} {
+		if l != nil {
+			_ = l.Close()
+		}
+	}
+}

@@ -1,0 +1,25 @@
+// Package telemetry makes the logger and the metrics, and names every key and
+// metric once.
+package telemetry
+
+// Keys of log lines.
+const (
+	KeyRequestID = "request_id"
+	KeyMethod    = "method"
+	KeySurface   = "surface"
+	KeyCode      = "code"
+	KeyReason    = "reason"
+	KeyOutcome   = "outcome"
+	KeyDuration  = "duration"
+	KeyError     = "error"
+)
+
+// Metrics, as Prometheus sees them. No label holds a team, a caller or a token.
+const (
+	// MetricRPC is a histogram of seconds by `method` and `code`.
+	MetricRPC = "teamtoken_rpc_duration_seconds"
+	// MetricUpstream is a histogram of seconds by `operation` and `result`.
+	MetricUpstream = "teamtoken_upstream_request_duration_seconds"
+	// MetricBuild is 1, by `version` and `go`.
+	MetricBuild = "teamtoken_build_info"
+)
