@@ -1,0 +1,205 @@
+package simulator
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// An answer, whole and not yet sent.
+type answer struct {
+	status int
+	header http.Header
+	body   []byte
+}
+
+func (a answer) send(w http.ResponseWriter) { a.sendUpTo(w, len(a.body)) }
+
+// sendUpTo sends all headers, the length of the whole body included, and the
+// body's first n bytes. If there are more, it cuts the client off and does not
+// return.
+func (a answer) sendUpTo(w http.ResponseWriter, n int) {
+	h := w.Header()
+	for key, values := range a.header {
+		h[key] = values
+	}
+	if a.status != http.StatusNoContent && a.status != http.StatusNotModified {
+		h.Set("Content-Length", strconv.Itoa(len(a.body)))
+	}
+	w.WriteHeader(a.status)
+	n = min(n, len(a.body))
+	_, _ = w.Write(a.body[:n]) // fails if the client has left, which is its own affair
+	if n < len(a.body) {
+		_ = http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
+	}
+}
+
+const mediaType = "application/vnd.api+json"
+
+// document answers with JSON.
+func document(status int, content any) answer {
+	body, err := json.Marshal(content)
+	if err != nil {
+		panic(err) // the package's own types
+	}
+	return answer{status, http.Header{"Content-Type": {mediaType}}, body}
+}
+
+// The member order of these types is that of the vendor's samples.
+type envelope struct {
+	Data object `json:"data"`
+}
+
+type object struct {
+	ID            string         `json:"id"`
+	Type          string         `json:"type"`
+	Attributes    any            `json:"attributes"`
+	Relationships *relationships `json:"relationships,omitempty"`
+}
+
+type tokenAttributes struct {
+	CreatedAt   string  `json:"created-at"`
+	LastUsedAt  *string `json:"last-used-at"`
+	ExpiredAt   *string `json:"expired-at"`
+	Description *string `json:"description"`
+	Token       *string `json:"token"`
+}
+
+type relationships struct {
+	Team      *relationship `json:"team,omitempty"`
+	CreatedBy relationship  `json:"created-by"`
+}
+
+type relationship struct {
+	Data party `json:"data"`
+}
+
+// object describes a token, without its secret.
+func (t *token) object() object {
+	attributes := tokenAttributes{
+		CreatedAt:   *date(&t.createdAt),
+		LastUsedAt:  date(t.lastUsedAt),
+		ExpiredAt:   date(t.expiredAt),
+		Description: t.description,
+	}
+	related := relationships{CreatedBy: relationship{t.createdBy}}
+	if t.team != nil {
+		related.Team = &relationship{party{t.team.ID, "teams"}}
+	}
+	return object{t.id, "authentication-tokens", attributes, &related}
+}
+
+func date(t *time.Time) *string {
+	if t == nil {
+		return nil
+	}
+	return new(t.Format("2006-01-02T15:04:05.000Z"))
+}
+
+// show answers with a token's document. The secret is in it only if the token
+// was made just now.
+func show(status int, t *token) answer {
+	o := t.object()
+	if status == http.StatusCreated {
+		attributes := o.Attributes.(tokenAttributes)
+		attributes.Token = new(t.secret.Reveal())
+		o.Attributes = attributes
+	}
+	return document(status, envelope{o})
+}
+
+type failure struct {
+	Status string `json:"status"`
+	Title  string `json:"title"`
+	Detail string `json:"detail,omitempty"`
+}
+
+func fail(status int, title, detail string) answer {
+	return document(status, map[string][]failure{"errors": {{strconv.Itoa(status), title, detail}}})
+}
+
+// refusal is how the vendor, or the load balancer in front of it, puts a status
+// of which there is no more to say. One that is no error has no body.
+func refusal(status int) answer {
+	text := http.StatusText(status)
+	switch {
+	case status == http.StatusTooManyRequests: // verbatim: a number here, and only here
+		body := `{"errors":[{"detail":"You have exceeded the API's rate limit.","status":429,"title":"Too many requests"}]}`
+		return answer{status, http.Header{"Content-Type": {mediaType}}, []byte(body)}
+	case status >= 500:
+		heading := strconv.Itoa(status) + " " + text
+		body := "<html><head><title>" + heading + "</title></head><body><h1>" + heading + "</h1></body></html>\n"
+		return answer{status, http.Header{"Content-Type": {"text/html"}}, []byte(body)}
+	case status >= 400:
+		return fail(status, strings.ToLower(text), "")
+	default:
+		return answer{status: status, header: http.Header{}}
+	}
+}
+
+// rejected is a request that upstream understands too little of, or refuses.
+type rejected struct{ title, detail string }
+
+func (r rejected) Error() string { return r.detail }
+
+var errMalformed = rejected{"unprocessable entity", "The request body is not a document of an authentication token"}
+
+func errInvalid(reason string) error {
+	return rejected{"invalid attributes", "Validation failed: " + reason}
+}
+
+func reject(err error) answer {
+	var r rejected
+	errors.As(err, &r)
+	return fail(http.StatusUnprocessableEntity, r.title, r.detail)
+}
+
+// wanted is what a request for a token asks for.
+type wanted struct {
+	description *string
+	expiredAt   *time.Time
+}
+
+// parse reads the body of a request for a token. Members have to be spelled
+// exactly; those that it does not know it ignores.
+func parse(body []byte) (asked wanted, err error) {
+	var document, data, attributes members
+	var kind string
+	var expiredAt *string
+	if json.Unmarshal(body, &document) != nil ||
+		document.decode("data", &data) != nil || data == nil ||
+		data.decode("type", &kind) != nil ||
+		data.decode("attributes", &attributes) != nil ||
+		attributes.decode("description", &asked.description) != nil ||
+		attributes.decode("expired-at", &expiredAt) != nil {
+		return wanted{}, errMalformed
+	}
+	switch kind {
+	case "", "authentication-token", "authentication-tokens":
+	default:
+		return wanted{}, errMalformed
+	}
+	if expiredAt != nil {
+		at, err := time.Parse(time.RFC3339, *expiredAt)
+		if err != nil {
+			return wanted{}, errInvalid("Expired at is not an ISO 8601 date and time")
+		}
+		asked.expiredAt = &at
+	}
+	return asked, nil
+}
+
+// members is a JSON object, not yet looked into.
+type members map[string]json.RawMessage
+
+// decode decodes one member. One that is absent leaves into as it was.
+func (m members) decode(name string, into any) error {
+	if raw, ok := m[name]; ok {
+		return json.Unmarshal(raw, into)
+	}
+	return nil
+}
