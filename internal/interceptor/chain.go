@@ -12,6 +12,7 @@ package interceptor
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"strings"
 	"sync/atomic"
@@ -238,8 +239,10 @@ func (c *Chain) finished(ctx context.Context, m method, err error, d time.Durati
 	if f, ok := err.(*failure); ok { //nolint:errorlint // made above, and never wrapped
 		attrs = append(attrs,
 			slog.String(telemetry.KeyReason, f.details.Reason),
-			slog.String(telemetry.KeyOutcome, f.details.Outcome),
-			slog.String(telemetry.KeyError, f.cause.Error()))
+			slog.String(telemetry.KeyOutcome, f.details.Outcome))
+		if cause := errors.Unwrap(f.cause); cause != nil {
+			attrs = append(attrs, slog.String(telemetry.KeyError, cause.Error()))
+		}
 	}
 	c.options.Log.LogAttrs(ctx, level, "call", attrs...)
 }

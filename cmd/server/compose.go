@@ -1,0 +1,208 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"strings"
+
+	"github.com/fullstorydev/grpchan/inprocgrpc"
+
+	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/config"
+	"github.com/teamtoken/teamtoken/internal/gateway"
+	"github.com/teamtoken/teamtoken/internal/interceptor"
+	"github.com/teamtoken/teamtoken/internal/secret"
+	"github.com/teamtoken/teamtoken/internal/server"
+	"github.com/teamtoken/teamtoken/internal/service"
+	"github.com/teamtoken/teamtoken/internal/simulator"
+	"github.com/teamtoken/teamtoken/internal/telemetry"
+	"github.com/teamtoken/teamtoken/internal/upstream"
+	"github.com/teamtoken/teamtoken/internal/watch"
+)
+
+// serve builds every object once, in the order in which a call passes them from
+// the upstream's side, and serves until ctx ends.
+func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) error {
+	log := telemetry.NewLogger(stderr, cfg.LogLevel, cfg.LogFormat == "text")
+	metrics := telemetry.NewMetrics(version)
+	files := follower{ctx, log}
+
+	address, credential, err := files.upstream(cfg)
+	if err != nil {
+		return err
+	}
+	transport, err := files.transport(cfg.TFECAFile)
+	if err != nil {
+		return err
+	}
+	client, err := upstream.New(upstream.Options{
+		Address:    address,
+		Transport:  transport,
+		Credential: credential,
+		Timeout:    cfg.UpstreamTimeout,
+		UserAgent:  "teamtoken/" + version,
+		Observe:    func(a upstream.Attempt) { metrics.Upstream(a.Operation, a.Result, a.Duration) },
+	})
+	if err != nil {
+		return err
+	}
+	svc := service.New(client, log)
+	chain := interceptor.New(teamtokenv1.File_teamtoken_v1_team_token_service_proto.Services().ByName("TeamTokenService"),
+		interceptor.Options{
+			Log:               log,
+			Metrics:           metrics,
+			Timeout:           cfg.RequestTimeout,
+			CallerCredentials: cfg.Credentials == config.CallerCredentials,
+		})
+	desc := interceptor.Describe(teamtokenv1.TeamTokenService_ServiceDesc)
+
+	inprocess := (&inprocgrpc.Channel{}).WithServerUnaryInterceptor(chain.Unary)
+	inprocess.RegisterService(desc, svc)
+	rest, err := gateway.New(inprocess)
+	if err != nil {
+		return err
+	}
+	tlsConfig, err := files.tls(cfg)
+	if err != nil {
+		return err
+	}
+	srv, err := server.New(server.Options{
+		GRPC:           server.Listener{Address: cfg.GRPCAddress, Setting: "TEAMTOKEN_GRPC_ADDRESS"},
+		HTTP:           server.Listener{Address: cfg.HTTPAddress, Setting: "TEAMTOKEN_HTTP_ADDRESS"},
+		Admin:          server.Listener{Address: cfg.AdminAddress, Setting: "TEAMTOKEN_ADMIN_ADDRESS"},
+		TLS:            tlsConfig,
+		Unary:          chain.Unary,
+		Stream:         chain.Stream,
+		Service:        desc,
+		Implementation: svc,
+		REST:           rest,
+		Metrics:        metrics.Handler(),
+		MaxCall:        cfg.RequestTimeout,
+		Reflection:     cfg.Reflection,
+		Pprof:          cfg.Pprof,
+		Log:            log,
+		Stopping:       chain.Stop,
+		Drain:          svc.Drain,
+	})
+	if err != nil {
+		return err
+	}
+	log.Info("serving", "version", version, "grpc", srv.GRPCAddr, "rest", srv.RESTURL, "admin", srv.AdminURL, "upstream", address)
+	if cfg.AnyCaller() {
+		log.Warn("no caller is asked who it is: whoever reaches the listeners may replace the token of every team")
+	}
+	if cfg.Simulator {
+		welcome(stdout, srv, address)
+	}
+	return srv.Run(ctx)
+}
+
+// follower reads files, follows their changes until ctx ends, and logs them.
+type follower struct {
+	ctx context.Context //nolint:containedctx // the program's own life
+	log *slog.Logger
+}
+
+func (f follower) changed(what string) func(error) {
+	return func(err error) {
+		if err != nil {
+			f.log.Error("a changed file cannot be used, the last good one stays in use", "file", what, telemetry.KeyError, err)
+			return
+		}
+		f.log.Info("a changed file is in use", "file", what)
+	}
+}
+
+// upstream is the address to call and the service's own credential, which is nil
+// where callers bring theirs. With the simulator, it starts that.
+func (f follower) upstream(cfg *config.Config) (address string, credential upstream.Credential, err error) {
+	switch {
+	case cfg.Simulator:
+		sim := simulator.New(simulator.Options{})
+		address, err := sim.Listen("127.0.0.1:0")
+		return address, upstream.FixedCredential{Text: sim.UserToken()}, err
+	case cfg.Credentials == config.CallerCredentials:
+		return cfg.TFEAddress, nil, nil
+	case cfg.TFETokenFile == "":
+		return cfg.TFEAddress, upstream.FixedCredential{Text: cfg.TFEToken}, nil
+	}
+	token, err := watch.Files(f.ctx, []string{cfg.TFETokenFile}, func(contents [][]byte) (secret.Text, error) {
+		return bearer(contents[0])
+	}, f.changed("TFE_TOKEN_FILE"))
+	if err != nil {
+		return "", nil, fmt.Errorf("TFE_TOKEN_FILE: %w", err)
+	}
+	return cfg.TFEAddress, token, nil
+}
+
+// bearer reads a credential file: one line.
+func bearer(content []byte) (secret.Text, error) {
+	line := strings.TrimSpace(string(content))
+	if line == "" {
+		return secret.Text{}, errors.New("the file is empty")
+	}
+	for _, c := range []byte(line) {
+		if c <= ' ' || c > '~' {
+			return secret.Text{}, errors.New("the file holds more than one word of printable ASCII")
+		}
+	}
+	return secret.New(line), nil
+}
+
+// transport gives the transport to the upstream, which is a new one when the
+// file of CAs changes.
+func (f follower) transport(caFile string) (func() http.RoundTripper, error) {
+	if caFile == "" {
+		t := upstream.NewTransport(nil)
+		return func() http.RoundTripper { return t }, nil
+	}
+	value, err := watch.Files(f.ctx, []string{caFile}, func(contents [][]byte) (*http.Transport, error) {
+		pool, err := certificates(contents[0])
+		if err != nil {
+			return nil, err
+		}
+		return upstream.NewTransport(pool), nil
+	}, f.changed("TFE_CA_FILE"))
+	if err != nil {
+		return nil, fmt.Errorf("TFE_CA_FILE: %w", err)
+	}
+	return func() http.RoundTripper { return value.Get() }, nil
+}
+
+func certificates(pem []byte) (*x509.CertPool, error) {
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, errors.New("the file holds no PEM certificate")
+	}
+	return pool, nil
+}
+
+// tls is nil where no certificate is configured.
+func (f follower) tls(cfg *config.Config) (*tls.Config, error) {
+	if cfg.TLSCertFile == "" {
+		return nil, nil //nolint:nilnil // no TLS is asked for
+	}
+	pair, err := watch.Files(f.ctx, []string{cfg.TLSCertFile, cfg.TLSKeyFile}, func(contents [][]byte) (*tls.Certificate, error) {
+		certificate, err := tls.X509KeyPair(contents[0], contents[1])
+		return &certificate, err
+	}, f.changed("TEAMTOKEN_TLS_CERT_FILE, TEAMTOKEN_TLS_KEY_FILE"))
+	if err != nil {
+		return nil, fmt.Errorf("TEAMTOKEN_TLS_CERT_FILE, TEAMTOKEN_TLS_KEY_FILE: %w", err)
+	}
+	if cfg.TLSClientCAFile == "" {
+		return server.TLS(pair.Get, nil), nil
+	}
+	cas, err := watch.Files(f.ctx, []string{cfg.TLSClientCAFile}, func(contents [][]byte) (*x509.CertPool, error) {
+		return certificates(contents[0])
+	}, f.changed("TEAMTOKEN_TLS_CLIENT_CA_FILE"))
+	if err != nil {
+		return nil, fmt.Errorf("TEAMTOKEN_TLS_CLIENT_CA_FILE: %w", err)
+	}
+	return server.TLS(pair.Get, cas.Get), nil
+}

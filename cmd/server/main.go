@@ -1,0 +1,52 @@
+// Command server is the teamtoken service: TeamTokenService over gRPC, and as the
+// upstream's own REST API.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/teamtoken/teamtoken/internal/config"
+)
+
+// version is set by the linker.
+var version = "devel"
+
+func main() {
+	if os.Getenv("GOGC") == "" {
+		// A call leaves some garbage and nothing that lives: the heap is a few
+		// megabytes, and twice as much of it costs less than collecting it.
+		debug.SetGCPercent(400)
+	}
+	os.Exit(run(os.Args[1:], os.LookupEnv, os.Stdout, os.Stderr))
+}
+
+// run is the program: 0 after an orderly stop, 1 if it could not start or serve,
+// 2 if its settings are wrong.
+func run(args []string, env func(string) (string, bool), stdout, stderr io.Writer) int {
+	cfg, err := config.Load(args, env, stdout, version)
+	switch {
+	case errors.Is(err, config.ErrShown):
+		return 0
+	case err != nil:
+		fmt.Fprintf(stderr, "teamtoken: %v\n", err)
+		return 2
+	}
+	// The first signal stops in order, a second one at once: by then it has its
+	// default meaning again.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	defer stop()
+
+	if err := serve(ctx, cfg, stdout, stderr); err != nil {
+		fmt.Fprintf(stderr, "teamtoken: %v\n", err)
+		return 1
+	}
+	return 0
+}

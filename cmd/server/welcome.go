@@ -1,0 +1,39 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net"
+
+	"github.com/teamtoken/teamtoken/internal/server"
+	"github.com/teamtoken/teamtoken/internal/simulator"
+)
+
+// welcome tells a person who runs the simulator what to type next.
+func welcome(w io.Writer, srv *server.Server, upstream string) {
+	_, port, _ := net.SplitHostPort(srv.GRPCAddr)
+	_, restPort, _ := net.SplitHostPort(srv.RESTURL[len("http://"):])
+	fmt.Fprintf(w, `
+teamtoken serves in front of a simulator of the upstream: its tokens open nothing real.
+
+  gRPC       localhost:%[1]s
+  REST       http://localhost:%[2]s
+  admin      %[3]s/metrics
+  upstream   %[4]s (the simulator)
+
+Generate a token:
+
+  grpcurl -plaintext -d '{"team_id": "%[5]s"}' \
+    localhost:%[1]s teamtoken.v1.TeamTokenService/GenerateToken
+
+  curl --request POST --header "Content-Type: application/vnd.api+json" \
+    http://localhost:%[2]s/api/v2/teams/%[5]s/authentication-token
+
+See that it works, upstream:
+
+  curl --header "Authorization: Bearer $TOKEN" %[4]s/api/v2/organizations/%[6]s
+
+Stop with Ctrl-C.
+
+`, port, restPort, srv.AdminURL, upstream, simulator.SeedTeam, simulator.Organization)
+}

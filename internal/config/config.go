@@ -1,0 +1,140 @@
+// Package config reads the settings: flags, then the environment, then a YAML
+// file, then the defaults. It knows every setting, and is known to cmd/server
+// alone; other packages are given what they need.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"time"
+
+	"github.com/teamtoken/teamtoken/internal/secret"
+)
+
+// What Credentials can be.
+const (
+	ServiceCredentials = "service"
+	CallerCredentials  = "caller"
+)
+
+// Config is every setting. Its tags are the flag (and key of the YAML file), the
+// environment variable, the default, and what it means: the help text and the
+// manual, docs/configuration.md, are made of them. A field without a flag is a
+// secret.
+type Config struct {
+	File string `name:"config" var:"TEAMTOKEN_CONFIG" placeholder:"FILE" group:"Settings" help:"YAML file with settings: the flags' names, without the dashes in front, are its keys."`
+
+	TFEAddress   string      `name:"tfe-address" var:"TFE_ADDRESS" default:"https://app.terraform.io" placeholder:"URL" group:"Upstream" help:"HCP Terraform, or a Terraform Enterprise. Plain http is for loopback only."`
+	TFEToken     secret.Text `kong:"-" var:"TFE_TOKEN" group:"Upstream" help:"The service's own credential: a token that may manage the tokens of every team. It is set by the environment only."`
+	TFETokenFile string      `name:"tfe-token-file" var:"TFE_TOKEN_FILE" placeholder:"FILE" group:"Upstream" help:"File that holds the service's own credential, for which there is also the variable TFE_TOKEN. It is followed: a rotated one is in use within a second."`
+	TFECAFile    string      `name:"tfe-ca-file" var:"TFE_CA_FILE" placeholder:"FILE" group:"Upstream" help:"CAs to trust for the upstream instead of the system's, in PEM. It is followed."`
+	Simulator    bool        `name:"simulator" var:"TEAMTOKEN_SIMULATOR" default:"false" group:"Upstream" help:"Start a simulator of the upstream on loopback and use it, for trying things out. Any caller is allowed."`
+
+	Credentials            string `name:"credentials" var:"TEAMTOKEN_CREDENTIALS" default:"service" enum:"service,caller" group:"Callers" help:"Whose credential goes upstream: 'service', its own, or 'caller', what each call brings as 'Authorization: Bearer'."`
+	InsecureAllowAnyCaller bool   `name:"insecure-allow-any-caller" var:"TEAMTOKEN_INSECURE_ALLOW_ANY_CALLER" default:"false" group:"Callers" help:"Let whoever reaches the listeners use the service's credential, for every team."`
+
+	GRPCAddress  string `name:"grpc-address" var:"TEAMTOKEN_GRPC_ADDRESS" default:":9090" placeholder:"HOST:PORT" group:"Listeners" help:"Where gRPC is served."`
+	HTTPAddress  string `name:"http-address" var:"TEAMTOKEN_HTTP_ADDRESS" default:":8080" placeholder:"HOST:PORT" group:"Listeners" help:"Where REST is served."`
+	AdminAddress string `name:"admin-address" var:"TEAMTOKEN_ADMIN_ADDRESS" default:"127.0.0.1:9464" placeholder:"HOST:PORT" group:"Listeners" help:"Where /metrics, /livez and /readyz are served, always in the clear."`
+	Reflection   bool   `name:"reflection" var:"TEAMTOKEN_REFLECTION" default:"true" negatable:"" group:"Listeners" help:"Serve gRPC reflection."`
+	Pprof        bool   `name:"pprof" var:"TEAMTOKEN_PPROF" default:"false" group:"Listeners" help:"Serve /debug/pprof on the admin listener. A heap profile may hold secrets."`
+
+	TLSCertFile     string `name:"tls-cert-file" var:"TEAMTOKEN_TLS_CERT_FILE" placeholder:"FILE" group:"TLS" help:"Certificate chain of the gRPC and the REST listener, in PEM; without it both serve in the clear. It is followed."`
+	TLSKeyFile      string `name:"tls-key-file" var:"TEAMTOKEN_TLS_KEY_FILE" placeholder:"FILE" group:"TLS" help:"Its key, in PEM. It is followed."`
+	TLSClientCAFile string `name:"tls-client-ca-file" var:"TEAMTOKEN_TLS_CLIENT_CA_FILE" placeholder:"FILE" group:"TLS" help:"CAs that clients' certificates must come from, in PEM: mutual TLS. It is followed."`
+
+	UpstreamTimeout time.Duration `name:"upstream-timeout" var:"TEAMTOKEN_UPSTREAM_TIMEOUT" default:"30s" group:"Time" help:"The longest that one request to the upstream may take, whatever the caller does."`
+	RequestTimeout  time.Duration `name:"request-timeout" var:"TEAMTOKEN_REQUEST_TIMEOUT" default:"60s" group:"Time" help:"Deadline of a call that brings none, and the cap of one that does."`
+
+	LogLevel  slog.Level `name:"log-level" var:"TEAMTOKEN_LOG_LEVEL" default:"info" placeholder:"LEVEL" group:"Logs" help:"debug, info, warn or error. No level logs a request or an answer."`
+	LogFormat string     `name:"log-format" var:"TEAMTOKEN_LOG_FORMAT" default:"json" enum:"json,text" group:"Logs" help:"json or text."`
+}
+
+// AnyCaller reports whether callers are not asked who they are, although the
+// credential is the service's.
+func (c *Config) AnyCaller() bool {
+	return c.Credentials == ServiceCredentials && (c.InsecureAllowAnyCaller || c.Simulator)
+}
+
+const maxTimeout = 10 * time.Minute
+
+// check returns one error that names every setting that is wrong and says
+// what to do.
+func (c *Config) check() error {
+	var errs []error
+	refuse := func(wrong bool, format string, args ...any) {
+		if wrong {
+			errs = append(errs, fmt.Errorf(format, args...))
+		}
+	}
+	refuse(!validUpstream(c.TFEAddress),
+		"TFE_ADDRESS (--tfe-address) is %q: it must be https://HOST, or http://HOST for a loopback host", c.TFEAddress)
+
+	own := c.Credentials == ServiceCredentials
+	given := !c.TFEToken.IsZero() || c.TFETokenFile != ""
+	defaultAddress := field("TFEAddress").Tag.Get("default")
+	refuse(c.Simulator && (given || c.TFECAFile != "" || c.TFEAddress != defaultAddress),
+		"TEAMTOKEN_SIMULATOR (--simulator) is an upstream of its own: leave out TFE_ADDRESS, TFE_TOKEN, TFE_TOKEN_FILE and TFE_CA_FILE, or it")
+	refuse(c.Simulator && !own,
+		"TEAMTOKEN_SIMULATOR (--simulator) has tokens that no caller knows: leave out TEAMTOKEN_CREDENTIALS (--credentials)")
+	refuse(!c.TFEToken.IsZero() && c.TFETokenFile != "",
+		"TFE_TOKEN and TFE_TOKEN_FILE (--tfe-token-file) are both set: leave one out")
+	refuse(own && !c.Simulator && !given,
+		"no credential for the upstream: set TFE_TOKEN_FILE (--tfe-token-file) or TFE_TOKEN; or TEAMTOKEN_CREDENTIALS=caller"+
+			" to have callers bring theirs; or --simulator to try things out without an upstream")
+	refuse(!own && given && !c.Simulator,
+		"TEAMTOKEN_CREDENTIALS (--credentials) is caller, so TFE_TOKEN and TFE_TOKEN_FILE (--tfe-token-file) would never be used: leave them out")
+	refuse(own && given && !c.Simulator && !c.InsecureAllowAnyCaller,
+		"nothing says who may use the service's credential: set TEAMTOKEN_INSECURE_ALLOW_ANY_CALLER=true"+
+			" (--insecure-allow-any-caller) to let whoever reaches the listeners; or TEAMTOKEN_CREDENTIALS=caller (--credentials)")
+
+	addresses := []struct{ name, value string }{
+		{"TEAMTOKEN_GRPC_ADDRESS (--grpc-address)", c.GRPCAddress},
+		{"TEAMTOKEN_HTTP_ADDRESS (--http-address)", c.HTTPAddress},
+		{"TEAMTOKEN_ADMIN_ADDRESS (--admin-address)", c.AdminAddress},
+	}
+	for i, a := range addresses {
+		refuse(!validListener(a.value), "%s is %q: it must be HOST:PORT or :PORT, with a port up to 65535", a.name, a.value)
+		for _, b := range addresses[:i] {
+			refuse(a.value == b.value && validListener(a.value) && !anyPort(a.value),
+				"%s and %s are both %q: give each its own port", b.name, a.name, a.value)
+		}
+	}
+	refuse((c.TLSCertFile == "") != (c.TLSKeyFile == ""),
+		"TEAMTOKEN_TLS_CERT_FILE (--tls-cert-file) and TEAMTOKEN_TLS_KEY_FILE (--tls-key-file) go together: set both or none")
+	refuse(c.TLSClientCAFile != "" && c.TLSCertFile == "",
+		"TEAMTOKEN_TLS_CLIENT_CA_FILE (--tls-client-ca-file) needs TEAMTOKEN_TLS_CERT_FILE and TEAMTOKEN_TLS_KEY_FILE")
+	refuse(c.UpstreamTimeout <= 0 || c.UpstreamTimeout > maxTimeout,
+		"TEAMTOKEN_UPSTREAM_TIMEOUT (--upstream-timeout) is %v: it must be over 0 and at most %v", c.UpstreamTimeout, maxTimeout)
+	refuse(c.RequestTimeout <= 0 || c.RequestTimeout > maxTimeout,
+		"TEAMTOKEN_REQUEST_TIMEOUT (--request-timeout) is %v: it must be over 0 and at most %v", c.RequestTimeout, maxTimeout)
+	return errors.Join(errs...)
+}
+
+func validUpstream(address string) bool {
+	u, err := url.Parse(address)
+	if err != nil || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" ||
+		(u.Path != "" && u.Path != "/") {
+		return false
+	}
+	return u.Scheme == "https" || u.Scheme == "http" && loopback(u.Hostname())
+}
+
+func loopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+func validListener(address string) bool {
+	_, err := net.ResolveTCPAddr("tcp", address)
+	_, port, split := net.SplitHostPort(address)
+	return err == nil && split == nil && port != ""
+}
+
+func anyPort(address string) bool {
+	_, port, _ := net.SplitHostPort(address)
+	return port == "0"
+}

@@ -1,0 +1,328 @@
+// Package e2e tests the program from outside: the built binary, its listeners,
+// real clients, and the simulator for upstream. The rig in this file is the only
+// one. Whatever a test does with it, at its end nothing that the program wrote,
+// and no error that it answered, may hold a secret.
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+
+	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/simulator"
+)
+
+// patience bounds every wait for something that is sure to come.
+const patience = 30 * time.Second
+
+// binary is the program under test, built with the race detector.
+var binary string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "teamtoken-e2e")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	binary = filepath.Join(dir, "teamtoken")
+	build := exec.Command("go", "build", "-race", "-ldflags", "-X main.version=v0.0.0-test", "-o", binary, "../../cmd/server")
+	build.Stderr = os.Stderr
+	code := 1
+	if build.Run() == nil {
+		code = m.Run()
+	}
+	_ = os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+// newSimulator starts an upstream without a rate limit.
+func newSimulator(t *testing.T) (sim *simulator.Simulator, url string) {
+	t.Helper()
+	sim = simulator.New(simulator.Options{Rate: -1})
+	url, err := sim.Listen("127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = sim.Close() })
+	return sim, url
+}
+
+// facade is a running program, and clients of it.
+type facade struct {
+	grpc, rest, admin string
+	client            teamtokenv1.TeamTokenServiceClient
+	conn              *grpc.ClientConn
+	http              *http.Client
+	tls               *tls.Config // what a client needs; nil in the clear
+
+	cmd            *exec.Cmd
+	stdout, stderr output
+	exited         chan struct{} // closed when the process has ended
+	answers        output        // every error that a caller was given
+}
+
+// settings are what a test starts the program with.
+type settings struct {
+	upstream string // TFE_ADDRESS
+	sim      *simulator.Simulator
+	env      []string
+	args     []string
+	tls      *authority
+}
+
+// start runs the program until the test ends.
+func start(t *testing.T, s settings) *facade {
+	t.Helper()
+	f := &facade{exited: make(chan struct{})}
+	env := []string{
+		"TEAMTOKEN_GRPC_ADDRESS=127.0.0.1:0", "TEAMTOKEN_HTTP_ADDRESS=127.0.0.1:0", "TEAMTOKEN_ADMIN_ADDRESS=127.0.0.1:0",
+		"TEAMTOKEN_LOG_LEVEL=debug",
+	}
+	if s.upstream != "" {
+		env = append(env, "TFE_ADDRESS="+s.upstream)
+	}
+	if s.tls != nil {
+		env = append(env, "TEAMTOKEN_TLS_CERT_FILE="+s.tls.certFile, "TEAMTOKEN_TLS_KEY_FILE="+s.tls.keyFile)
+		f.tls = s.tls.client()
+	}
+	f.cmd = exec.Command(binary, s.args...)
+	f.cmd.Env = append(env, s.env...)
+	f.cmd.Stdout, f.cmd.Stderr = &f.stdout, &f.stderr
+	if err := f.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = f.cmd.Wait(); close(f.exited) }()
+	t.Cleanup(func() {
+		f.stop(t, patience)
+		if strings.Contains(f.stderr.String(), "DATA RACE") {
+			t.Errorf("the race detector:\n%s", f.stderr.String())
+		}
+		noSecretIn(t, s, f.stdout.String(), f.stderr.String(), f.answers.String())
+		if t.Failed() {
+			t.Logf("the program wrote:\n%s%s", f.stdout.String(), f.stderr.String())
+		}
+	})
+
+	var serving struct{ Msg, GRPC, REST, Admin string }
+	eventually(t, "the program serves", func() bool {
+		select {
+		case <-f.exited:
+			t.Fatalf("the program ended: %s", f.stderr.String())
+		default:
+		}
+		for line := range strings.Lines(f.stderr.String()) {
+			if json.Unmarshal([]byte(line), &serving) == nil && serving.Msg == "serving" {
+				return true
+			}
+		}
+		return false
+	})
+	f.grpc, f.rest, f.admin = serving.GRPC, serving.REST, serving.Admin
+	if f.tls != nil {
+		f.rest = "https://" + strings.Replace(strings.TrimPrefix(f.rest, "https://"), "127.0.0.1", "localhost", 1)
+	}
+	transport := &http.Transport{TLSClientConfig: f.tls, ForceAttemptHTTP2: true, MaxIdleConnsPerHost: 256}
+	f.http = &http.Client{
+		Transport:     &listening{transport, &f.answers},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	t.Cleanup(transport.CloseIdleConnections)
+	f.conn = f.dial(t)
+	f.client = teamtokenv1.NewTeamTokenServiceClient(f.conn)
+	return f
+}
+
+// dial opens one more connection to the gRPC listener.
+func (f *facade) dial(t *testing.T) *grpc.ClientConn {
+	t.Helper()
+	creds := insecure.NewCredentials()
+	if f.tls != nil {
+		creds = credentials.NewTLS(f.tls)
+	}
+	conn, err := grpc.NewClient(f.grpc, grpc.WithTransportCredentials(creds),
+		grpc.WithUnaryInterceptor(func(
+			ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, next grpc.UnaryInvoker, opts ...grpc.CallOption,
+		) error {
+			err := next(ctx, method, req, reply, cc, opts...)
+			if err != nil {
+				fmt.Fprintf(&f.answers, "%v\n", err)
+			}
+			return err
+		}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+// withService are the settings that use the simulator with a credential of the
+// service's own, for any caller.
+func withService(sim *simulator.Simulator, url string) settings {
+	return settings{sim: sim, upstream: url, env: []string{
+		"TFE_TOKEN=" + sim.UserToken().Reveal(), "TEAMTOKEN_INSECURE_ALLOW_ANY_CALLER=true",
+	}}
+}
+
+// withCallers are the settings that use the simulator with each caller's own
+// credential.
+func withCallers(sim *simulator.Simulator, url string) settings {
+	return settings{sim: sim, upstream: url, env: []string{"TEAMTOKEN_CREDENTIALS=caller"}}
+}
+
+// stop ends the program in order, and returns what it exited with.
+func (f *facade) stop(t *testing.T, within time.Duration) int {
+	t.Helper()
+	_ = f.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-f.exited:
+	case <-time.After(within):
+		_ = f.cmd.Process.Kill()
+		t.Errorf("the program did not stop within %v of SIGTERM", within)
+	}
+	return f.cmd.ProcessState.ExitCode()
+}
+
+// get is the body of a GET from the admin listener.
+func (f *facade) get(t *testing.T, path string) (status int, body string) {
+	t.Helper()
+	resp, err := http.Get(f.admin + path) //nolint:noctx // loopback
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, string(b)
+}
+
+// output is what may be written and read at once.
+type output struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.String()
+}
+
+// listening keeps the errors among the answers, head and body.
+type listening struct {
+	http.RoundTripper
+	errors io.Writer
+}
+
+func (l *listening) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := l.RoundTripper.RoundTrip(r)
+	if err != nil || resp.StatusCode < 400 {
+		return resp, err
+	}
+	body, err := io.ReadAll(resp.Body)
+	_ = resp.Body.Close()
+	resp.Body = io.NopCloser(bytes.NewReader(body))
+	fmt.Fprintf(l.errors, "%v %v %s\n", resp.Status, resp.Header, body)
+	return resp, err
+}
+
+// eventually waits for what must come true, and fails the test if it does not.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.NewTimer(patience)
+	defer deadline.Stop()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-deadline.C:
+			t.Fatalf("not within %v: %s", patience, what)
+		}
+	}
+}
+
+// authority is a CA, and the certificate of a server and a client made by it.
+type authority struct {
+	pool                      *x509.CertPool
+	caFile, certFile, keyFile string
+	pair                      tls.Certificate
+}
+
+func newAuthority(t *testing.T) *authority {
+	t.Helper()
+	a := &authority{pool: x509.NewCertPool()}
+	caKey := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
+	ca := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test CA"}, IsCA: true, BasicConstraintsValid: true,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageCertSign,
+	}
+	caDER := must(x509.CreateCertificate(rand.Reader, ca, ca, caKey.Public(), caKey))
+	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
+	leaf := &x509.Certificate{
+		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "localhost"},
+		DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		NotBefore: ca.NotBefore, NotAfter: ca.NotAfter, KeyUsage: x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}
+	leafDER := must(x509.CreateCertificate(rand.Reader, leaf, must(x509.ParseCertificate(caDER)), key.Public(), caKey))
+	write := func(name, kind string, der []byte) string {
+		file := filepath.Join(t.TempDir(), name)
+		if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return file
+	}
+	a.caFile = write("ca.pem", "CERTIFICATE", caDER)
+	a.certFile = write("cert.pem", "CERTIFICATE", leafDER)
+	a.keyFile = write("key.pem", "PRIVATE KEY", must(x509.MarshalPKCS8PrivateKey(key)))
+	a.pool.AddCert(must(x509.ParseCertificate(caDER)))
+	a.pair = must(tls.LoadX509KeyPair(a.certFile, a.keyFile))
+	return a
+}
+
+// client is what a client of a server of this authority needs.
+func (a *authority) client() *tls.Config {
+	return &tls.Config{RootCAs: a.pool, MinVersion: tls.VersionTLS12}
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(errors.Join(errors.New("the rig"), err))
+	}
+	return v
+}

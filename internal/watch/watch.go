@@ -1,0 +1,136 @@
+// Package watch keeps a value that follows files: certificates, credentials, CAs.
+//
+// The files' contents are read and compared once a second. Kubernetes changes a
+// mounted secret by swapping a symbolic link two directories up, which neither a
+// watch on the file nor its time of change shows; contents always do.
+package watch
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	interval = time.Second
+	maxSize  = 1 << 20 // bytes of one file
+)
+
+// Value is what the files hold. A change that cannot be loaded leaves the last
+// good value in use: a pair of files that is half written heals by itself.
+type Value[T any] struct {
+	paths   []string
+	load    func(contents [][]byte) (T, error)
+	changed func(error)
+	current atomic.Pointer[T]
+
+	mu       sync.Mutex
+	contents [][]byte // as last seen, good or not
+	failure  string   // of the last attempt to read or load
+}
+
+// Files loads paths, and again whenever what they hold changes, until ctx ends.
+// It calls changed after each change, with nil or with the error that keeps the
+// last good value in use, once for each state of the files and not each second.
+func Files[T any](
+	ctx context.Context, paths []string, load func(contents [][]byte) (T, error), changed func(error),
+) (*Value[T], error) {
+	v := &Value[T]{paths: paths, load: load, changed: changed}
+	contents, err := read(paths)
+	if err != nil {
+		return nil, err
+	}
+	first, err := load(contents)
+	if err != nil {
+		return nil, err
+	}
+	v.current.Store(&first)
+	v.contents = contents
+	go v.follow(ctx)
+	return v, nil
+}
+
+// Get returns the last good value.
+func (v *Value[T]) Get() T { return *v.current.Load() }
+
+// Refresh looks now, and reports whether the value is another than before.
+func (v *Value[T]) Refresh() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	contents, err := read(v.paths)
+	if err != nil {
+		v.contents = nil
+		v.failed(err)
+		return false
+	}
+	if equal(contents, v.contents) {
+		return false
+	}
+	v.contents = contents
+	next, err := v.load(contents)
+	if err != nil {
+		v.failed(err)
+		return false
+	}
+	v.failure = ""
+	v.current.Store(&next)
+	v.changed(nil)
+	return true
+}
+
+// failed tells of a failure, unless it is the one that was told of last.
+func (v *Value[T]) failed(err error) {
+	if v.failure != err.Error() {
+		v.failure = err.Error()
+		v.changed(err)
+	}
+}
+
+func (v *Value[T]) follow(ctx context.Context) {
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			v.Refresh()
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func read(paths []string) ([][]byte, error) {
+	contents := make([][]byte, len(paths))
+	for i, path := range paths {
+		f, err := os.Open(path)
+		if err != nil {
+			return nil, err
+		}
+		contents[i], err = io.ReadAll(io.LimitReader(f, maxSize+1))
+		_ = f.Close()
+		if err != nil {
+			return nil, err
+		}
+		if len(contents[i]) > maxSize {
+			return nil, fmt.Errorf("%s is larger than %d bytes", path, maxSize)
+		}
+	}
+	return contents, nil
+}
+
+func equal(a, b [][]byte) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range a {
+		if !bytes.Equal(a[i], b[i]) {
+			return false
+		}
+	}
+	return true
+}
