@@ -9,7 +9,6 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"strings"
 
 	"github.com/fullstorydev/grpchan/inprocgrpc"
 
@@ -133,26 +132,12 @@ func (f follower) upstream(cfg *config.Config) (address string, credential upstr
 		return cfg.TFEAddress, upstream.FixedCredential{Text: cfg.TFEToken}, nil
 	}
 	token, err := watch.Files(f.ctx, []string{cfg.TFETokenFile}, func(contents [][]byte) (secret.Text, error) {
-		return bearer(contents[0])
+		return config.Bearer(string(contents[0]))
 	}, f.changed("TFE_TOKEN_FILE"))
 	if err != nil {
 		return "", nil, fmt.Errorf("TFE_TOKEN_FILE: %w", err)
 	}
 	return cfg.TFEAddress, token, nil
-}
-
-// bearer reads a credential file: one line.
-func bearer(content []byte) (secret.Text, error) {
-	line := strings.TrimSpace(string(content))
-	if line == "" {
-		return secret.Text{}, errors.New("the file is empty")
-	}
-	for _, c := range []byte(line) {
-		if c <= ' ' || c > '~' {
-			return secret.Text{}, errors.New("the file holds more than one word of printable ASCII")
-		}
-	}
-	return secret.New(line), nil
 }
 
 // transport gives the transport to the upstream, which is a new one when the

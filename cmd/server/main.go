@@ -12,6 +12,8 @@ import (
 	"runtime/debug"
 	"syscall"
 
+	"google.golang.org/grpc/grpclog"
+
 	"github.com/teamtoken/teamtoken/internal/config"
 )
 
@@ -24,6 +26,8 @@ func main() {
 		// megabytes, and twice as much of it costs less than collecting it.
 		debug.SetGCPercent(400)
 	}
+	// gRPC's and the gateway's own log quotes what clients send, and is not ours.
+	grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, io.Discard, io.Discard))
 	os.Exit(run(os.Args[1:], os.LookupEnv, os.Stdout, os.Stderr))
 }
 

@@ -9,6 +9,8 @@ import (
 	"log/slog"
 	"net"
 	"net/url"
+	"slices"
+	"strconv"
 	"time"
 
 	"github.com/teamtoken/teamtoken/internal/secret"
@@ -33,7 +35,7 @@ type Config struct {
 	TFECAFile    string      `name:"tfe-ca-file" var:"TFE_CA_FILE" placeholder:"FILE" group:"Upstream" help:"CAs to trust for the upstream instead of the system's, in PEM. It is followed."`
 	Simulator    bool        `name:"simulator" var:"TEAMTOKEN_SIMULATOR" default:"false" group:"Upstream" help:"Start a simulator of the upstream on loopback and use it, for trying things out. Any caller is allowed."`
 
-	Credentials            string `name:"credentials" var:"TEAMTOKEN_CREDENTIALS" default:"service" enum:"service,caller" group:"Callers" help:"Whose credential goes upstream: 'service', its own, or 'caller', what each call brings as 'Authorization: Bearer'."`
+	Credentials            string `name:"credentials" var:"TEAMTOKEN_CREDENTIALS" default:"service" group:"Callers" help:"Whose credential goes upstream: 'service', its own, or 'caller', what each call brings as 'Authorization: Bearer'."`
 	InsecureAllowAnyCaller bool   `name:"insecure-allow-any-caller" var:"TEAMTOKEN_INSECURE_ALLOW_ANY_CALLER" default:"false" group:"Callers" help:"Let whoever reaches the listeners use the service's credential, for every team."`
 
 	GRPCAddress  string `name:"grpc-address" var:"TEAMTOKEN_GRPC_ADDRESS" default:":9090" placeholder:"HOST:PORT" group:"Listeners" help:"Where gRPC is served."`
@@ -50,7 +52,7 @@ type Config struct {
 	RequestTimeout  time.Duration `name:"request-timeout" var:"TEAMTOKEN_REQUEST_TIMEOUT" default:"60s" group:"Time" help:"Deadline of a call that brings none, and the cap of one that does."`
 
 	LogLevel  slog.Level `name:"log-level" var:"TEAMTOKEN_LOG_LEVEL" default:"info" placeholder:"LEVEL" group:"Logs" help:"debug, info, warn or error. No level logs a request or an answer."`
-	LogFormat string     `name:"log-format" var:"TEAMTOKEN_LOG_FORMAT" default:"json" enum:"json,text" group:"Logs" help:"json or text."`
+	LogFormat string     `name:"log-format" var:"TEAMTOKEN_LOG_FORMAT" default:"json" group:"Logs" help:"json or text."`
 }
 
 // AnyCaller reports whether callers are not asked who they are, although the
@@ -71,23 +73,26 @@ func (c *Config) check() error {
 		}
 	}
 	refuse(!validUpstream(c.TFEAddress),
-		"TFE_ADDRESS (--tfe-address) is %q: it must be https://HOST, or http://HOST for a loopback host", c.TFEAddress)
+		// The value may hold a password, so it is not shown.
+		"TFE_ADDRESS (--tfe-address) must be https://HOST or https://HOST:PORT and no more; http is for loopback hosts only")
+	refuse(c.Credentials != ServiceCredentials && c.Credentials != CallerCredentials,
+		"TEAMTOKEN_CREDENTIALS (--credentials) is %q: it must be service or caller", c.Credentials)
 
 	own := c.Credentials == ServiceCredentials
 	given := !c.TFEToken.IsZero() || c.TFETokenFile != ""
 	defaultAddress := field("TFEAddress").Tag.Get("default")
 	refuse(c.Simulator && (given || c.TFECAFile != "" || c.TFEAddress != defaultAddress),
 		"TEAMTOKEN_SIMULATOR (--simulator) is an upstream of its own: leave out TFE_ADDRESS, TFE_TOKEN, TFE_TOKEN_FILE and TFE_CA_FILE, or it")
-	refuse(c.Simulator && !own,
+	refuse(c.Simulator && c.Credentials == CallerCredentials,
 		"TEAMTOKEN_SIMULATOR (--simulator) has tokens that no caller knows: leave out TEAMTOKEN_CREDENTIALS (--credentials)")
 	refuse(!c.TFEToken.IsZero() && c.TFETokenFile != "",
 		"TFE_TOKEN and TFE_TOKEN_FILE (--tfe-token-file) are both set: leave one out")
 	refuse(own && !c.Simulator && !given,
 		"no credential for the upstream: set TFE_TOKEN_FILE (--tfe-token-file) or TFE_TOKEN; or TEAMTOKEN_CREDENTIALS=caller"+
 			" to have callers bring theirs; or --simulator to try things out without an upstream")
-	refuse(!own && given && !c.Simulator,
+	refuse(c.Credentials == CallerCredentials && given && !c.Simulator,
 		"TEAMTOKEN_CREDENTIALS (--credentials) is caller, so TFE_TOKEN and TFE_TOKEN_FILE (--tfe-token-file) would never be used: leave them out")
-	refuse(own && given && !c.Simulator && !c.InsecureAllowAnyCaller,
+	refuse(own && !c.AnyCaller(),
 		"nothing says who may use the service's credential: set TEAMTOKEN_INSECURE_ALLOW_ANY_CALLER=true"+
 			" (--insecure-allow-any-caller) to let whoever reaches the listeners; or TEAMTOKEN_CREDENTIALS=caller (--credentials)")
 
@@ -97,10 +102,9 @@ func (c *Config) check() error {
 		{"TEAMTOKEN_ADMIN_ADDRESS (--admin-address)", c.AdminAddress},
 	}
 	for i, a := range addresses {
-		refuse(!validListener(a.value), "%s is %q: it must be HOST:PORT or :PORT, with a port up to 65535", a.name, a.value)
+		refuse(!validListener(a.value), "%s is %q: it must be HOST:PORT or :PORT, with a port from 0 to 65535", a.name, a.value)
 		for _, b := range addresses[:i] {
-			refuse(a.value == b.value && validListener(a.value) && !anyPort(a.value),
-				"%s and %s are both %q: give each its own port", b.name, a.name, a.value)
+			refuse(clash(a.value, b.value), "%s and %s are both on port %s: give each its own", b.name, a.name, port(a.value))
 		}
 	}
 	refuse((c.TLSCertFile == "") != (c.TLSKeyFile == ""),
@@ -111,13 +115,19 @@ func (c *Config) check() error {
 		"TEAMTOKEN_UPSTREAM_TIMEOUT (--upstream-timeout) is %v: it must be over 0 and at most %v", c.UpstreamTimeout, maxTimeout)
 	refuse(c.RequestTimeout <= 0 || c.RequestTimeout > maxTimeout,
 		"TEAMTOKEN_REQUEST_TIMEOUT (--request-timeout) is %v: it must be over 0 and at most %v", c.RequestTimeout, maxTimeout)
+	refuse(!slices.Contains(levels, c.LogLevel), "TEAMTOKEN_LOG_LEVEL (--log-level) is %v: it must be debug, info, warn or error", c.LogLevel)
+	refuse(c.LogFormat != "json" && c.LogFormat != "text",
+		"TEAMTOKEN_LOG_FORMAT (--log-format) is %q: it must be json or text", c.LogFormat)
 	return errors.Join(errs...)
 }
+
+// levels are those that have a name; slog would take warn+1 too.
+var levels = []slog.Level{slog.LevelDebug, slog.LevelInfo, slog.LevelWarn, slog.LevelError}
 
 func validUpstream(address string) bool {
 	u, err := url.Parse(address)
 	if err != nil || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" ||
-		(u.Path != "" && u.Path != "/") {
+		(u.Path != "" && u.Path != "/") || (u.Port() != "" && !validPort(u.Port())) {
 		return false
 	}
 	return u.Scheme == "https" || u.Scheme == "http" && loopback(u.Hostname())
@@ -128,13 +138,31 @@ func loopback(host string) bool {
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
+// validListener looks at the form alone: whether the host is one of this machine
+// shows when it is listened on.
 func validListener(address string) bool {
-	_, err := net.ResolveTCPAddr("tcp", address)
-	_, port, split := net.SplitHostPort(address)
-	return err == nil && split == nil && port != ""
+	_, port, err := net.SplitHostPort(address)
+	return err == nil && validPort(port)
 }
 
-func anyPort(address string) bool {
+func validPort(port string) bool {
+	_, err := strconv.ParseUint(port, 10, 16)
+	return err == nil
+}
+
+// clash reports whether two listeners want one port of one interface.
+func clash(a, b string) bool {
+	host, _, _ := net.SplitHostPort(a)
+	other, _, _ := net.SplitHostPort(b)
+	return validListener(a) && port(a) == port(b) && port(a) != "0" && (host == other || everyHost(host) || everyHost(other))
+}
+
+func everyHost(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "" || ip != nil && ip.IsUnspecified()
+}
+
+func port(address string) string {
 	_, port, _ := net.SplitHostPort(address)
-	return port == "0"
+	return port
 }

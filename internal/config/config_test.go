@@ -5,6 +5,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -86,8 +87,9 @@ func TestPrecedence(t *testing.T) {
 	}
 }
 
-// Every error names the setting, and none shows a secret.
+// Every error names the setting as it is written, and none shows a secret.
 func TestRefused(t *testing.T) {
+	const password = "hunter2"
 	for _, c := range []struct {
 		name string
 		args []string
@@ -96,47 +98,109 @@ func TestRefused(t *testing.T) {
 	}{
 		{"no credential", nil, map[string]string{"TFE_TOKEN": ""}, "no credential for the upstream"},
 		{"two credentials", nil, map[string]string{"TFE_TOKEN_FILE": "f"}, "TFE_TOKEN and TFE_TOKEN_FILE"},
+		{"a credential of two words", nil, map[string]string{"TFE_TOKEN": canary + " " + canary}, "TFE_TOKEN: it holds more than one word"},
+		{"a credential of two lines", nil, map[string]string{"TFE_TOKEN": canary + "\n" + canary}, "TFE_TOKEN: it holds more than one word"},
 		{"nobody said who may call", nil, map[string]string{"TEAMTOKEN_INSECURE_ALLOW_ANY_CALLER": "false"}, "who may use the service's credential"},
 		{"a credential that is not used", []string{"--credentials=caller"}, nil, "would never be used"},
-		{"another kind of credentials", []string{"--credentials=both"}, nil, "--credentials"},
+		{"another kind of credentials", []string{"--credentials=both"}, nil, `TEAMTOKEN_CREDENTIALS (--credentials) is "both"`},
 		{"a simulator and an upstream", []string{"--simulator"}, nil, "TEAMTOKEN_SIMULATOR"},
 		{"a simulator and its callers' tokens", []string{"--simulator", "--credentials=caller"}, map[string]string{"TFE_TOKEN": ""}, "no caller knows"},
-		{"plain http to elsewhere", nil, map[string]string{"TFE_ADDRESS": "http://tfe.example.com"}, "TFE_ADDRESS"},
+		{"plain http to elsewhere", nil, map[string]string{"TFE_ADDRESS": "http://tfe.example.com"}, "TFE_ADDRESS (--tfe-address)"},
+		{"plain http to what only looks like loopback", nil, map[string]string{"TFE_ADDRESS": "http://127.0.0.1.example.com"}, "TFE_ADDRESS"},
 		{"an address with a path", nil, map[string]string{"TFE_ADDRESS": "https://tfe.example.com/api/v2"}, "TFE_ADDRESS"},
-		{"an address with a user", nil, map[string]string{"TFE_ADDRESS": "https://u:p@tfe.example.com"}, "TFE_ADDRESS"},
+		{"an address with a query", nil, map[string]string{"TFE_ADDRESS": "https://tfe.example.com?a=b"}, "TFE_ADDRESS"},
+		{"an address with a password", nil, map[string]string{"TFE_ADDRESS": "https://u:" + password + "@tfe.example.com"}, "TFE_ADDRESS"},
+		{"half an address with a password", nil, map[string]string{"TFE_ADDRESS": "https://u:" + password}, "TFE_ADDRESS"},
+		{"an address with a port that is none", nil, map[string]string{"TFE_ADDRESS": "https://tfe.example.com:99999"}, "TFE_ADDRESS"},
 		{"an address without a scheme", nil, map[string]string{"TFE_ADDRESS": "tfe.example.com"}, "TFE_ADDRESS"},
-		{"a port that is none", []string{"--grpc-address=:99999"}, nil, "TEAMTOKEN_GRPC_ADDRESS"},
-		{"no port", []string{"--http-address=localhost"}, nil, "TEAMTOKEN_HTTP_ADDRESS"},
-		{"one port twice", []string{"--http-address=:9090"}, nil, "both"},
+		{"a port that is none", []string{"--grpc-address=:99999"}, nil, "TEAMTOKEN_GRPC_ADDRESS (--grpc-address)"},
+		{"a port by its name", []string{"--grpc-address=:http"}, nil, "TEAMTOKEN_GRPC_ADDRESS"},
+		{"no port", []string{"--http-address=localhost"}, nil, "TEAMTOKEN_HTTP_ADDRESS (--http-address)"},
+		{"one port twice", []string{"--http-address=:9090"}, nil, "are both on port 9090"},
+		{"one port of all interfaces and of one", []string{"--admin-address=127.0.0.1:9090"}, nil, "are both on port 9090"},
 		{"a certificate without key", []string{"--tls-cert-file=c"}, nil, "TEAMTOKEN_TLS_KEY_FILE"},
 		{"client CAs without certificate", []string{"--tls-client-ca-file=c"}, nil, "TEAMTOKEN_TLS_CLIENT_CA_FILE"},
-		{"no time", []string{"--upstream-timeout=0s"}, nil, "TEAMTOKEN_UPSTREAM_TIMEOUT"},
-		{"too much time", []string{"--request-timeout=1h"}, nil, "TEAMTOKEN_REQUEST_TIMEOUT"},
-		{"not a time", nil, map[string]string{"TEAMTOKEN_REQUEST_TIMEOUT": "soon"}, "request-timeout"},
-		{"not a level", []string{"--log-level=loud"}, nil, "log-level"},
-		{"an unknown flag", []string{"--grpc-adress=:1"}, nil, "--grpc-adress"},
-		{"a secret as a flag", []string{"--tfe-token=" + canary}, nil, "--tfe-token"},
-		{"an argument", []string{"serve"}, nil, "serve"},
-		{"no such file", []string{"--config=/does/not/exist"}, nil, "TEAMTOKEN_CONFIG"},
-		{"an unknown key", []string{"--config=" + file(t, "grpc-adress: :1\n")}, nil, `"grpc-adress"`},
-		{"a secret as a key", []string{"--config=" + file(t, "tfe-token: "+canary+"\n")}, nil, `"tfe-token"`},
-		{"a file that is none", []string{"--config=" + file(t, "- a\n- b\n")}, nil, "not a YAML mapping"},
-		{"a file of lists", []string{"--config=" + file(t, "grpc-address: [a]\n")}, nil, `"grpc-address"`},
+		{"no time", []string{"--upstream-timeout=0s"}, nil, "TEAMTOKEN_UPSTREAM_TIMEOUT (--upstream-timeout) is 0s"},
+		{"too much time", []string{"--request-timeout=1h"}, nil, "TEAMTOKEN_REQUEST_TIMEOUT (--request-timeout) is 1h0m0s"},
+		{"not a time", nil, map[string]string{"TEAMTOKEN_REQUEST_TIMEOUT": "soon"}, `TEAMTOKEN_REQUEST_TIMEOUT (--request-timeout): expected duration but got "soon"`},
+		{"not a bool", nil, map[string]string{"TEAMTOKEN_PPROF": "maybe"}, "TEAMTOKEN_PPROF (--pprof): bool value must be true"},
+		{"not a level", []string{"--log-level=loud"}, nil, "TEAMTOKEN_LOG_LEVEL (--log-level): "},
+		{"a level without a name", []string{"--log-level=warn+1"}, nil, "TEAMTOKEN_LOG_LEVEL (--log-level) is WARN+1"},
+		{"not a format", []string{"--log-format=xml"}, nil, `TEAMTOKEN_LOG_FORMAT (--log-format) is "xml"`},
+		{"an unknown flag", []string{"--grpc-adress=:1"}, nil, `unknown flag --grpc-adress, did you mean "--grpc-address"?`},
+		{"a secret as a flag", []string{"--tfe-token=" + canary}, nil, "unknown flag --tfe-token"},
+		{"an argument", []string{"serve"}, nil, "unexpected argument serve"},
+		{"a flag without its value", []string{"--tls-cert-file", "--config", "x"}, nil, "TEAMTOKEN_TLS_CERT_FILE (--tls-cert-file): "},
+		{"no such file", []string{"--config=/does/not/exist"}, nil, "TEAMTOKEN_CONFIG (--config): open /does/not/exist"},
+		{"no such file by variable", nil, map[string]string{"TEAMTOKEN_CONFIG": "/does/not/exist"}, "TEAMTOKEN_CONFIG (--config): open /does/not/exist"},
 	} {
 		_, out, err := load(c.args, with(c.env))
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: want an error about %s, got %v", c.name, c.want, err)
 			continue
 		}
-		if strings.Contains(err.Error()+out, canary) && !strings.Contains(strings.Join(c.args, " "), canary) {
-			t.Errorf("%s: the secret is shown", c.name)
+		for _, secret := range []string{canary, password} {
+			if strings.Contains(err.Error()+out, secret) {
+				t.Errorf("%s: the secret is shown: %v", c.name, err)
+			}
 		}
 	}
 }
 
+func TestFileRefused(t *testing.T) {
+	for _, c := range []struct{ name, content, want string }{
+		{"an unknown key", "\nrate-limit: 3\n", `line 2: unknown setting "rate-limit"; those that there are: teamtoken --help`},
+		{"a key with a slip", "grpc-adress: :1\n", `line 1: unknown setting "grpc-adress", did you mean "grpc-address"?`},
+		{"a key spelled as a variable", "TEAMTOKEN_GRPC_ADDRESS: :1\n", `unknown setting "TEAMTOKEN_GRPC_ADDRESS", did you mean "grpc-address"?`},
+		{"a secret", "tfe-token: " + canary + "\n", `"tfe-token" is a secret and has no place in this file: set TFE_TOKEN, or tfe-token-file here`},
+		{"the file itself", "config: b.yaml\n", `unknown setting "config"`},
+		{"all that is wrong", "a: 1\npprof: true\nb: 2\n", "line 1: unknown setting \"a\"; those that there are: teamtoken --help\nline 3: unknown setting \"b\""},
+		{"a key twice", "pprof: true\npprof: false\n", `line 2: "pprof" is set a second time`},
+		{"no value", "pprof:\n", `"pprof" needs a single value`},
+		{"a list", "grpc-address: [a]\n", `"grpc-address" needs a single value`},
+		{"an alias", "tfe-ca-file: &f x\ntls-cert-file: *f\n", `"tls-cert-file" needs a single value`},
+		{"not a mapping", "- a\n- b\n", "line 1: this is not a mapping of settings to values"},
+		{"not YAML", "pprof: true\nhttp-address: [\n", "yaml: line"},
+		{"two documents", "pprof: true\n---\nbogus: 1\n", "there is more than one document in it"},
+		{"a value that is none", "request-timeout: 1.5\n", `TEAMTOKEN_REQUEST_TIMEOUT (--request-timeout): expected duration but got "1.5"`},
+		{"too much", "# " + strings.Repeat("x", 1<<20), "is larger than 1048576 bytes"},
+	} {
+		path := file(t, c.content)
+		_, _, err := load([]string{"--config", path}, set)
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: want an error about %s, got %v", c.name, c.want, err)
+		} else if strings.Contains(err.Error(), canary) {
+			t.Errorf("%s: the secret is shown: %v", c.name, err)
+		}
+	}
+	for _, empty := range []string{"", "# nothing\n", "---\n", "{}\n"} {
+		if _, _, err := load([]string{"--config", file(t, empty)}, set); err != nil {
+			t.Errorf("%q: %v", empty, err)
+		}
+	}
+}
+
+func FuzzFile(f *testing.F) {
+	f.Add("grpc-address: :1\nreflection: false\n")
+	f.Add("tfe-address: &a [*a]\n---\n? {}\n")
+	path := filepath.Join(f.TempDir(), "config.yaml")
+	f.Fuzz(func(t *testing.T, content string) {
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if cfg, _, err := load([]string{"--config", path}, set); (cfg == nil) != (err != nil) {
+			t.Errorf("%v, %v", cfg, err)
+		} else if err != nil && !strings.Contains(err.Error(), "--") && !strings.Contains(err.Error(), "TFE_TOKEN") {
+			t.Errorf("names no setting: %v", err)
+		}
+	})
+}
+
 func TestAllThatIsWrongIsSaidAtOnce(t *testing.T) {
-	_, _, err := load([]string{"--grpc-address=x", "--tls-key-file=k", "--upstream-timeout=-1s"}, nil)
-	for _, want := range []string{"TEAMTOKEN_GRPC_ADDRESS", "TEAMTOKEN_TLS_CERT_FILE", "TEAMTOKEN_UPSTREAM_TIMEOUT", "no credential"} {
+	args := []string{"--grpc-address=x", "--tls-key-file=k", "--upstream-timeout=-1s", "--log-format=xml"}
+	_, _, err := load(args, nil)
+	for _, want := range []string{"TEAMTOKEN_GRPC_ADDRESS", "TEAMTOKEN_TLS_CERT_FILE", "TEAMTOKEN_UPSTREAM_TIMEOUT", "TEAMTOKEN_LOG_FORMAT",
+		"no credential", "who may use"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s is not in: %v", want, err)
 		}
@@ -144,13 +208,15 @@ func TestAllThatIsWrongIsSaidAtOnce(t *testing.T) {
 }
 
 func TestHelpAndVersion(t *testing.T) {
-	_, help, err := load([]string{"--help"}, set)
+	_, help, err := load([]string{"--help", "--config=/does/not/exist"}, set)
 	if err != config.ErrShown { //nolint:errorlint // as returned
 		t.Fatal(err)
 	}
-	for _, want := range []string{"--grpc-address", "TEAMTOKEN_GRPC_ADDRESS", ":9090", "Listeners", "--simulator"} {
-		if !strings.Contains(help, want) {
-			t.Errorf("the help does not show %s:\n%s", want, help)
+	for f := range reflect.TypeFor[config.Config]().Fields() {
+		for _, tag := range []string{"name", "var", "default", "group"} {
+			if want := f.Tag.Get(tag); !strings.Contains(help, want) {
+				t.Errorf("the help does not show %s:\n%s", want, help)
+			}
 		}
 	}
 	if strings.Contains(help, canary) {
@@ -162,18 +228,30 @@ func TestHelpAndVersion(t *testing.T) {
 }
 
 func TestManual(t *testing.T) {
-	const path = "../../docs/configuration.md"
+	const manual = "../../docs/configuration.md"
 	if *update {
-		if err := os.WriteFile(path, []byte(config.Manual()), 0o644); err != nil { //nolint:gosec // for everybody to read
+		if err := os.WriteFile(manual, []byte(config.Manual()), 0o644); err != nil { //nolint:gosec // for everybody to read
 			t.Fatal(err)
 		}
 	}
-	have, err := os.ReadFile(path)
+	have, err := os.ReadFile(manual)
 	if err != nil || string(have) != config.Manual() {
 		t.Errorf("docs/configuration.md is not what the settings are: run go test ./internal/config -update (%v)", err)
 	}
-	cfg, _, err := load([]string{"--config", file(t, config.Example)}, nil)
-	if err != nil || cfg.RequestTimeout != 20*time.Second {
-		t.Errorf("the manual's example: %+v, %v", cfg, err)
+	path, env := file(t, config.Example), map[string]string{}
+	byFile, _, err := load([]string{"--config", path}, nil)
+	if err != nil || byFile.RequestTimeout != 20*time.Second {
+		t.Fatalf("the manual's example: %+v, %v", byFile, err)
+	}
+	for line := range strings.Lines(config.Environment) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), "=")
+		env[name] = value
+	}
+	byEnv, _, err := load(nil, env)
+	if err != nil {
+		t.Fatalf("the manual's example: %v", err)
+	}
+	if byEnv.File = path; *byEnv != *byFile {
+		t.Errorf("the manual's examples differ: %+v, %+v", byFile, byEnv)
 	}
 }

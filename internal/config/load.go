@@ -4,14 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"iter"
-	"os"
 	"reflect"
-	"slices"
 	"strings"
 
 	"github.com/alecthomas/kong"
-	"go.yaml.in/yaml/v3"
 
 	"github.com/teamtoken/teamtoken/internal/secret"
 )
@@ -23,56 +19,115 @@ const description = `A gRPC service, with a REST surface, in front of the Team T
 
 Each setting is a flag, an environment variable, or a key of the YAML file, in this order of precedence. The manual is docs/configuration.md; to try it out: --simulator.`
 
+// commandLine is what kong parses: the settings, and what only shows something.
+type commandLine struct {
+	Config  `embed:""`
+	Help    helpFlag    `name:"help" short:"h" group:"Settings" help:"Show this help."`
+	Version versionFlag `name:"version" group:"Settings" help:"Show the version."`
+
+	env func(string) (string, bool)
+}
+
 // Load reads and checks the settings. env looks up a variable; --help and
-// --version are written to stdout, and give ErrShown.
+// --version are written to stdout, and give ErrShown. An error names what is
+// wrong, on several lines if it is more than one thing, and never shows a secret.
 func Load(args []string, env func(string) (string, bool), stdout io.Writer, version string) (*Config, error) {
-	var cfg struct {
-		Config  `embed:""`
-		Version kong.VersionFlag `name:"version" group:"Settings" help:"Show the version."`
-	}
-	file, fileErr := readFile(path(args, env))
-	shown := false
-	parser, err := kong.New(&cfg,
+	line := commandLine{env: env}
+	parser, err := kong.New(&line,
 		kong.Name("teamtoken"),
 		kong.Description(description),
 		kong.Vars{"version": "teamtoken " + version},
 		kong.Writers(stdout, stdout),
-		kong.Exit(func(int) { shown = true; panic(ErrShown) }), // kong must not go on, and Load must not exit
+		kong.NoDefaultHelp(), // it would go on parsing after the help, or exit
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
 		kong.ValueFormatter(describe),
-		kong.UsageOnError(),
-		// The last resolver that knows a flag wins, and flags that are given are not asked for.
-		kong.Resolvers(fileResolver(file), envResolver(env)),
 	)
 	if err != nil {
 		return nil, err
 	}
-	err = parse(parser, args)
-	switch {
-	case shown:
+	if _, err := parser.Parse(args); errors.Is(err, ErrShown) {
 		return nil, ErrShown
-	case fileErr != nil:
-		return nil, fmt.Errorf("TEAMTOKEN_CONFIG (--config): %w", fileErr)
-	case err != nil:
+	} else if err != nil {
+		return nil, withVariable(err)
+	}
+	if token, ok := env(field("TFEToken").Tag.Get("var")); ok && strings.TrimSpace(token) != "" {
+		if line.TFEToken, err = Bearer(token); err != nil {
+			return nil, fmt.Errorf("TFE_TOKEN: %w", err)
+		}
+	}
+	if err := line.check(); err != nil {
 		return nil, err
 	}
-	if token, ok := env(field("TFEToken").Tag.Get("var")); ok {
-		cfg.TFEToken = secret.New(strings.TrimSpace(token))
-	}
-	if err := cfg.check(); err != nil {
-		return nil, err
-	}
-	return &cfg.Config, nil
+	return &line.Config, nil
 }
 
-// parse is parser.Parse up to where kong would have exited.
-func parse(parser *kong.Kong, args []string) (err error) {
-	defer func() {
-		if p := recover(); p != nil && p != any(ErrShown) {
-			panic(p)
+// Bearer reads a credential as TFE_TOKEN and its file hold it: one word, around
+// which there may be white space. Its error says nothing of the input.
+func Bearer(text string) (secret.Text, error) {
+	word := strings.TrimSpace(text)
+	if word == "" {
+		return secret.Text{}, errors.New("it is empty")
+	}
+	for _, c := range []byte(word) {
+		if c <= ' ' || c > '~' {
+			return secret.Text{}, errors.New("it holds more than one word of printable ASCII")
 		}
-	}()
-	_, err = parser.Parse(args)
+	}
+	return secret.New(word), nil
+}
+
+// BeforeResolve reads the file that --config or its variable names, at the
+// moment when kong has split the flags from their values and applied none.
+func (l *commandLine) BeforeResolve(ctx *kong.Context) error {
+	var file map[string]string
+	for _, flag := range ctx.Model.Flags {
+		if flag.Name != fileFlag {
+			continue
+		}
+		path, _ := ctx.FlagValue(flag).(string)
+		if path == "" {
+			path, _ = l.env(flag.Tag.Get("var"))
+		}
+		var err error
+		if file, err = readFile(path); err != nil {
+			return fmt.Errorf("--%s: %w", fileFlag, err)
+		}
+	}
+	ctx.AddResolver(settings{l.env, file})
+	return nil
+}
+
+// settings answers kong for each flag that was not given. kong's own reading of
+// the environment would go behind the caller's back to the process's, and lose
+// against the file.
+type settings struct {
+	env  func(string) (string, bool)
+	file map[string]string
+}
+
+func (settings) Validate(*kong.Application) error { return nil }
+
+func (s settings) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
+	if name := flag.Tag.Get("var"); name != "" {
+		if value, ok := s.env(name); ok && value != "" {
+			return value, nil
+		}
+	}
+	if value, ok := s.file[flag.Name]; ok {
+		return value, nil
+	}
+	return nil, nil //nolint:nilnil // kong's way to say that it is not set
+}
+
+// withVariable adds the variable to an error of kong's about a value: it names
+// the flag alone, and the value may have come from the environment.
+func withVariable(err error) error {
+	name, text, ok := strings.Cut(strings.TrimPrefix(err.Error(), "--"), ": ")
+	for f := range reflect.TypeFor[Config]().Fields() {
+		if ok && f.Tag.Get("name") == name {
+			return fmt.Errorf("%s (--%s): %s", f.Tag.Get("var"), name, text)
+		}
+	}
 	return err
 }
 
@@ -89,95 +144,17 @@ func describe(v *kong.Value) string {
 	return help
 }
 
-// envResolver reads the environment. kong's own reading of it would go behind
-// the caller's back to the process's, and lose against the file.
-func envResolver(env func(string) (string, bool)) kong.ResolverFunc {
-	return func(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
-		name := flag.Tag.Get("var")
-		if name == "" {
-			return nil, nil //nolint:nilnil // kong's way to say that it is not set
-		}
-		if value, ok := env(name); ok && value != "" {
-			return value, nil
-		}
-		return nil, nil //nolint:nilnil // as above
-	}
+type helpFlag bool
+
+// BeforeReset shows the help before anything else can be wrong.
+func (helpFlag) BeforeReset(ctx *kong.Context) error {
+	return errors.Join(ctx.PrintUsage(false), ErrShown)
 }
 
-// fileResolver gives kong what the file says.
-func fileResolver(values map[string]any) kong.ResolverFunc {
-	return func(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
-		if value, ok := values[flag.Name]; ok {
-			return fmt.Sprint(value), nil
-		}
-		return nil, nil //nolint:nilnil // as above
-	}
-}
+type versionFlag bool
 
-// path is the file that --config or its variable names. It is needed before
-// kong has looked at any flag.
-func path(args []string, env func(string) (string, bool)) string {
-	path, _ := env(field("File").Tag.Get("var"))
-	for i, arg := range args {
-		if value, ok := strings.CutPrefix(arg, "--config="); ok {
-			path = value
-		} else if arg == "--config" && i+1 < len(args) {
-			path = args[i+1]
-		}
-	}
-	return path
-}
-
-// readFile reads settings, and refuses a key that is none of them.
-func readFile(path string) (map[string]any, error) {
-	if path == "" {
-		return nil, nil //nolint:nilnil // no file, and nothing wrong with that
-	}
-	content, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	var values map[string]any
-	if yaml.Unmarshal(content, &values) != nil {
-		return nil, fmt.Errorf("%s is not a YAML mapping of settings", path)
-	}
-	known := keys()
-	for key, value := range values {
-		if !slices.Contains(known, key) {
-			return nil, fmt.Errorf("%s: unknown key %q; the keys are %s", path, key, strings.Join(known, ", "))
-		}
-		switch value.(type) {
-		case string, bool, int:
-		default:
-			return nil, fmt.Errorf("%s: the value of %q must be a single one", path, key)
-		}
-	}
-	return values, nil
-}
-
-func field(name string) reflect.StructField {
-	f, _ := reflect.TypeFor[Config]().FieldByName(name)
-	return f
-}
-
-// keys lists what the file may hold: every flag but the one that names the file.
-func keys() []string {
-	var names []string
-	for f := range fields() {
-		if name := f.Tag.Get("name"); name != "" && name != "config" {
-			names = append(names, name)
-		}
-	}
-	return names
-}
-
-func fields() iter.Seq[reflect.StructField] {
-	return func(yield func(reflect.StructField) bool) {
-		t := reflect.TypeFor[Config]()
-		for i := range t.NumField() {
-			if !yield(t.Field(i)) {
-				return
-			}
-		}
-	}
+// BeforeReset shows the version before anything else can be wrong.
+func (versionFlag) BeforeReset(ctx *kong.Context, vars kong.Vars) error {
+	_, err := fmt.Fprintln(ctx.Stdout, vars["version"])
+	return errors.Join(err, ErrShown)
 }

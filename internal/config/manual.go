@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"reflect"
 	"strings"
 )
 
@@ -19,9 +20,17 @@ settings are read by many.
 
 The key of the YAML file is the flag without the dashes in front:
 
-` + "```yaml\n" + Example + "```\n")
+` + "```yaml\n" + Example + "```" + `
+
+The same by environment variables:
+
+` + "```sh\n" + Environment + "```" + `
+
+An empty variable is not set. One that is no setting is not refused, as a key is: Kubernetes adds variables of its own,
+such as ` + "`TEAMTOKEN_SERVICE_HOST`" + `, to every container beside a Service of that name.
+`)
 	group := ""
-	for f := range fields() {
+	for f := range reflect.TypeFor[Config]().Fields() {
 		if g := f.Tag.Get("group"); g != group {
 			group = g
 			fmt.Fprintf(&b, "\n## %s\n\n| Variable | Flag | Default | Meaning |\n|---|---|---|---|\n", group)
@@ -44,4 +53,12 @@ tfe-token-file: /run/secrets/tfe-token
 insecure-allow-any-caller: true
 http-address: 127.0.0.1:8080
 request-timeout: 20s
+`
+
+// Environment is the same settings as variables.
+const Environment = `TFE_ADDRESS=https://tfe.example.com
+TFE_TOKEN_FILE=/run/secrets/tfe-token
+TEAMTOKEN_INSECURE_ALLOW_ANY_CALLER=true
+TEAMTOKEN_HTTP_ADDRESS=127.0.0.1:8080
+TEAMTOKEN_REQUEST_TIMEOUT=20s
 `

@@ -85,6 +85,7 @@ type facade struct {
 	stdout, stderr output
 	exited         chan struct{} // closed when the process has ended
 	answers        output        // every error that a caller was given
+	terminate      func()        // sends SIGTERM, once: a second one would end the program at once
 }
 
 // settings are what a test starts the program with.
@@ -118,6 +119,7 @@ func start(t *testing.T, s settings) *facade {
 		t.Fatal(err)
 	}
 	go func() { _ = f.cmd.Wait(); close(f.exited) }()
+	f.terminate = sync.OnceFunc(func() { _ = f.cmd.Process.Signal(syscall.SIGTERM) })
 	t.Cleanup(func() {
 		f.stop(t, patience)
 		if strings.Contains(f.stderr.String(), "DATA RACE") {
@@ -199,7 +201,7 @@ func withCallers(sim *simulator.Simulator, url string) settings {
 // stop ends the program in order, and returns what it exited with.
 func (f *facade) stop(t *testing.T, within time.Duration) int {
 	t.Helper()
-	_ = f.cmd.Process.Signal(syscall.SIGTERM)
+	f.terminate()
 	select {
 	case <-f.exited:
 	case <-time.After(within):

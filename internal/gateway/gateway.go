@@ -106,6 +106,7 @@ func check(r *http.Request) *problem {
 			status: http.StatusUnsupportedMediaType, detail: "The Content-Type of a body must be application/vnd.api+json or application/json.",
 		}
 	}
+	r.Header.Set("Content-Type", mediaType) // whatever it was without a body: nothing below is to look at it
 	return nil
 }
 

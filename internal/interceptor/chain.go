@@ -163,16 +163,16 @@ func (m method) refused(r teamtokenv1.ErrorReason) *reason.Error {
 	return &reason.Error{Reason: r, Outcome: m.outcome(reason.NotApplied)}
 }
 
-// margin is what is kept back of a deadline, so that the answer that time ran
-// out gets to the caller in time.
-const margin = 20 * time.Millisecond
+// margin is what is kept back of a deadline, a tenth of a short one, so that the
+// answer that time ran out gets to the caller in time.
+const margin = 100 * time.Millisecond
 
 func deadline(ctx context.Context, limit time.Duration) time.Time {
 	now := time.Now()
 	if end, ok := ctx.Deadline(); ok {
 		limit = min(limit, end.Sub(now))
 	}
-	return now.Add(limit - min(margin, limit/5))
+	return now.Add(limit - min(margin, limit/10))
 }
 
 // maxCredential is far over any bearer token of the upstream.

@@ -149,7 +149,8 @@ const (
 func (c *Client) call(ctx context.Context, r request) (answer, error) {
 	refreshed := false
 	for sent := 1; ; sent++ {
-		a, err := c.attempt(ctx, r)
+		used := c.credential(ctx)
+		a, err := c.attempt(ctx, r, used)
 		if err == nil {
 			return a, nil
 		}
@@ -158,7 +159,7 @@ func (c *Client) call(ctx context.Context, r request) (answer, error) {
 			if !pause(ctx, err.Wait+jitter(err.Wait)) {
 				return a, err
 			}
-		case err.Kind == Unauthorized && !refreshed && c.refresh(ctx):
+		case err.Kind == Unauthorized && !refreshed && c.rotated(ctx, used):
 			refreshed = true
 		case !r.mutates && (err.Kind == Lost || err.Kind == Unreachable):
 			if sent >= readAttempts || !pause(ctx, readPause<<(sent-1)) {
@@ -171,12 +172,25 @@ func (c *Client) call(ctx context.Context, r request) (answer, error) {
 	}
 }
 
-// refresh reports whether the service's own credential has been rotated.
-func (c *Client) refresh(ctx context.Context) bool {
+// credential is what the next request goes out with: the caller's own, or the
+// service's.
+func (c *Client) credential(ctx context.Context) secret.Text {
+	s, callers := CredentialFrom(ctx)
+	if !callers && c.options.Credential != nil {
+		s = c.options.Credential.Get()
+	}
+	return s
+}
+
+// rotated looks whether the service's own credential is another by now than the
+// one used. What Refresh reports will not do: of all the calls that were under
+// way, it is news to the first alone.
+func (c *Client) rotated(ctx context.Context, used secret.Text) bool {
 	if _, callers := CredentialFrom(ctx); callers || c.options.Credential == nil {
 		return false
 	}
-	return c.options.Credential.Refresh()
+	c.options.Credential.Refresh()
+	return !c.options.Credential.Get().Equal(used)
 }
 
 // pause waits, and reports false at once if the wait does not fit into ctx.
@@ -200,9 +214,9 @@ func jitter(wait time.Duration) time.Duration {
 }
 
 // attempt sends r once.
-func (c *Client) attempt(ctx context.Context, r request) (answer, *Error) {
+func (c *Client) attempt(ctx context.Context, r request, credential secret.Text) (answer, *Error) {
 	start := time.Now()
-	a, err := c.exchange(ctx, r)
+	a, err := c.exchange(ctx, r, credential)
 	result := "ok"
 	if err != nil {
 		result = err.Kind.String()
@@ -211,7 +225,7 @@ func (c *Client) attempt(ctx context.Context, r request) (answer, *Error) {
 	return a, err
 }
 
-func (c *Client) exchange(ctx context.Context, r request) (answer, *Error) {
+func (c *Client) exchange(ctx context.Context, r request, credential secret.Text) (answer, *Error) {
 	if err := ctx.Err(); err != nil {
 		return answer{}, &Error{Kind: Unreachable, Cause: err}
 	}
@@ -230,7 +244,7 @@ func (c *Client) exchange(ctx context.Context, r request) (answer, *Error) {
 		})()
 	}
 
-	resp, err := c.options.Transport().RoundTrip(c.httpRequest(progress.trace(attempt), r))
+	resp, err := c.options.Transport().RoundTrip(c.httpRequest(progress.trace(attempt), r, credential))
 	if err != nil {
 		return answer{}, progress.failure(attempt, err)
 	}
@@ -257,7 +271,7 @@ func (c *Client) exchange(ctx context.Context, r request) (answer, *Error) {
 	return answer{status: e.Status, requestID: e.RequestID, body: body}, nil
 }
 
-func (c *Client) httpRequest(ctx context.Context, r request) *http.Request {
+func (c *Client) httpRequest(ctx context.Context, r request, credential secret.Text) *http.Request {
 	u := c.base
 	u.Path = r.path
 	req := (&http.Request{
@@ -274,10 +288,6 @@ func (c *Client) httpRequest(ctx context.Context, r request) *http.Request {
 		// turns out dead before a byte was written, and only there.
 		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(r.body)), nil }
 		req.Header["Content-Type"] = []string{MediaType}
-	}
-	credential, callers := CredentialFrom(ctx)
-	if !callers && c.options.Credential != nil {
-		credential = c.options.Credential.Get()
 	}
 	req.Header["Authorization"] = []string{"Bearer " + credential.Reveal()}
 	req.Header["Accept"] = []string{MediaType}

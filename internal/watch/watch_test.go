@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/teamtoken/teamtoken/internal/watch"
 )
@@ -81,23 +83,62 @@ func TestValueFollowsItsFiles(t *testing.T) {
 	}
 }
 
-func TestValueFollowsByItself(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "f")
-	if err := os.WriteFile(file, []byte("1"), 0o600); err != nil {
+// Kubernetes keeps a mounted secret in a directory that `..data` links to, and
+// swaps that link: neither the file's own link nor its time of change tells.
+func TestValueFollowsKubernetesByItself(t *testing.T) {
+	dir := t.TempDir()
+	mount := func(name, content string) {
+		t.Helper()
+		if err := errors.Join(
+			os.Mkdir(filepath.Join(dir, name), 0o700),
+			os.WriteFile(filepath.Join(dir, name, "token"), []byte(content), 0o600),
+			os.Symlink(name, filepath.Join(dir, "..data_tmp")),
+			os.Rename(filepath.Join(dir, "..data_tmp"), filepath.Join(dir, "..data")),
+		); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mount("..1", "one")
+	if err := os.Symlink("..data/token", filepath.Join(dir, "token")); err != nil {
 		t.Fatal(err)
 	}
-	changed := make(chan error, 1)
-	v, err := watch.Files(t.Context(), []string{file}, func(c [][]byte) (string, error) { return string(c[0]), nil },
-		func(err error) { changed <- err })
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(file, []byte("2"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := <-changed; err != nil || v.Get() == "1" {
-		t.Errorf("%q, %v", v.Get(), err)
-	}
+	synctest.Test(t, func(t *testing.T) { // which also sees that nothing outlives ctx
+		ctx, end := context.WithCancel(t.Context())
+		told := 0
+		v, err := watch.Files(ctx, []string{filepath.Join(dir, "token")}, func(c [][]byte) (string, error) {
+			if string(c[0]) == "bad" {
+				return "", errors.New("bad")
+			}
+			return string(c[0]), nil
+		}, func(error) { told++ })
+		if err != nil {
+			t.Fatal(err)
+		}
+		pass := func(d time.Duration) { time.Sleep(d); synctest.Wait() } // by the test's own clock
+		for _, step := range []struct {
+			name, content, want string
+			told                int
+		}{
+			{"swapped", "two", "two", 1},
+			{"swapped for what cannot be loaded", "bad", "two", 2},
+			{"swapped back", "two", "two", 3},
+		} {
+			mount(".."+strings.ReplaceAll(step.name, " ", "-"), step.content)
+			pass(time.Second)
+			if v.Get() != step.want || told != step.told {
+				t.Errorf("%s: %q, told %d times", step.name, v.Get(), told)
+			}
+			if pass(time.Minute); told != step.told {
+				t.Errorf("%s: told %d times for one change", step.name, told)
+			}
+		}
+		end()
+		synctest.Wait()
+		mount("..last", "three")
+		if pass(time.Minute); v.Get() != "two" {
+			t.Errorf("%q, after the end", v.Get())
+		}
+	})
 }
 
 func TestFilesThatCannotBeRead(t *testing.T) {

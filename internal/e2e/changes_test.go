@@ -1,0 +1,153 @@
+package e2e
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/reason"
+	"github.com/teamtoken/teamtoken/internal/simulator"
+)
+
+func asking(requestID string) *teamtokenv1.GenerateTokenRequest {
+	return &teamtokenv1.GenerateTokenRequest{TeamId: simulator.SeedTeam, RequestId: requestID}
+}
+
+// A call that finds the team busy until its deadline has changed nothing, and
+// was not sent.
+func TestTeamBusy(t *testing.T) {
+	sim, url := newSimulator(t)
+	f := start(t, withService(sim, url))
+	release := make(chan struct{})
+	fault := sim.Inject(simulator.Fault{Hold: release, Apply: simulator.ApplyLate})
+	var first sync.WaitGroup
+	first.Go(func() {
+		if _, err := f.client.GenerateToken(context.Background(), asking("")); err != nil {
+			t.Errorf("the call that had the turn: %v", err)
+		}
+	})
+	<-fault.Hit()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	_, err := f.client.DeleteToken(ctx, &teamtokenv1.DeleteTokenRequest{TeamId: simulator.SeedTeam})
+	d := reason.DetailsOf(status.Convert(err))
+	if status.Code(err) != codes.Aborted || d.Reason != "TEAM_BUSY" || d.Outcome != "not_applied" || d.RetryAfter <= 0 {
+		t.Errorf("%v, %+v", err, d)
+	}
+	close(release)
+	first.Wait()
+	if n := len(sim.Requests()); n != 1 {
+		t.Errorf("%d requests", n)
+	}
+}
+
+// 64 calls at once under one request id are one request upstream, and 64 times
+// its answer.
+func TestOneRequestIDIsOneChange(t *testing.T) {
+	sim, url := newSimulator(t)
+	f := start(t, withService(sim, url))
+	var calls sync.WaitGroup
+	var mu sync.Mutex
+	secrets := map[string]int{}
+	for range 64 {
+		calls.Go(func() {
+			resp, err := f.client.GenerateToken(context.Background(), asking("deploy-1"))
+			if err != nil {
+				t.Error(err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			secrets[resp.GetSecret()]++
+		})
+	}
+	calls.Wait()
+	if len(sim.Minted()) != 1 || secrets[sim.Minted()[0].Secret.Reveal()] != 64 {
+		t.Errorf("%d tokens, %d different answers", len(sim.Minted()), len(secrets))
+	}
+	for _, r := range sim.Requests() {
+		if r.Header.Get("Idempotency-Key") != "" {
+			t.Error("the key was sent upstream, where net/http would send a POST again by itself")
+		}
+	}
+}
+
+// Of 64 calls that expect the same present token, one replaces it.
+func TestOneExpectedTokenIsOneChange(t *testing.T) {
+	sim, url := newSimulator(t)
+	f := start(t, withService(sim, url))
+	before, err := f.client.GenerateToken(t.Context(), asking(""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var calls sync.WaitGroup
+	var mu sync.Mutex
+	seen := map[string]int{}
+	for range 64 {
+		calls.Go(func() {
+			req := asking("")
+			req.ExpectedTokenId = before.GetTeamToken().GetId()
+			_, err := f.client.GenerateToken(context.Background(), req)
+			mu.Lock()
+			defer mu.Unlock()
+			seen[reason.DetailsOf(status.Convert(err)).Reason]++
+		})
+	}
+	calls.Wait()
+	if seen[""] != 1 || seen["TOKEN_CHANGED"] != 63 || len(sim.Minted()) != 2 {
+		t.Errorf("%v, %d tokens", seen, len(sim.Minted()))
+	}
+}
+
+// A caller that leaves changes nothing: the call ends upstream, and the same
+// request id gets its answer, over either surface.
+func TestTheCallerLeaves(t *testing.T) {
+	sim, url := newSimulator(t)
+	f := start(t, withService(sim, url))
+	release := make(chan struct{})
+	fault := sim.Inject(simulator.Fault{Hold: release, Apply: simulator.ApplyLate})
+	ctx, leave := context.WithCancel(t.Context())
+	left := make(chan error, 1)
+	go func() { _, err := f.client.GenerateToken(ctx, asking("left-1")); left <- err }()
+	<-fault.Hit()
+	leave()
+	if err := <-left; status.Code(err) != codes.Canceled {
+		t.Fatal(err)
+	}
+	eventually(t, "the server has seen it leave", func() bool { return strings.Contains(f.stderr.String(), "UPSTREAM_TIMEOUT") })
+	close(release)
+	<-fault.Done()
+
+	req := must(http.NewRequestWithContext(t.Context(), http.MethodPost,
+		f.rest+"/api/v2/teams/"+simulator.SeedTeam+"/authentication-token", nil))
+	req.Header.Set("Idempotency-Key", "left-1")
+	resp := must(f.http.Do(req))
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusCreated || len(sim.Minted()) != 1 {
+		t.Errorf("%s, %d tokens", resp.Status, len(sim.Minted()))
+	}
+	eventually(t, "the log says so", func() bool {
+		return strings.Contains(f.stderr.String(), "carried out after its caller had left")
+	})
+}
+
+// A caller's request ids are its own.
+func TestRequestIDsOfTwoCallers(t *testing.T) {
+	sim, url := newSimulator(t)
+	f := start(t, withCallers(sim, url))
+	for _, bearer := range []string{sim.UserToken().Reveal(), sim.OrganizationToken().Reveal()} {
+		got := f.grpcCall(t.Context(), call{RPC: "GenerateToken", Request: map[string]any{"request_id": "same"}}, "", bearer)
+		if got.Code != "OK" {
+			t.Error(got)
+		}
+	}
+	if n := len(sim.Minted()); n != 2 {
+		t.Errorf("%d tokens", n)
+	}
+}

@@ -1,0 +1,227 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
+
+	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/reason"
+	"github.com/teamtoken/teamtoken/internal/simulator"
+)
+
+func TestHealthAndAdmin(t *testing.T) {
+	sim, url := newSimulator(t)
+	f := start(t, withService(sim, url))
+	health := grpc_health_v1.NewHealthClient(f.conn)
+	for _, service := range []string{"", "teamtoken.v1.TeamTokenService"} {
+		resp, err := health.Check(t.Context(), &grpc_health_v1.HealthCheckRequest{Service: service})
+		if err != nil || resp.GetStatus() != grpc_health_v1.HealthCheckResponse_SERVING {
+			t.Errorf("health of %q: %v, %v", service, resp, err)
+		}
+	}
+	if _, err := f.client.GetToken(t.Context(), &teamtokenv1.GetTokenRequest{TeamId: simulator.SeedTeam}); status.Code(err) != codes.NotFound {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{
+		"/livez":  "ok",
+		"/readyz": "ok",
+		"/metrics": `teamtoken_rpc_duration_seconds_count{code="NotFound",method="GetToken"} 1
+teamtoken_upstream_request_duration_seconds_count{operation="read",result="not_found"} 1
+go_goroutines
+process_cpu_seconds_total
+teamtoken_build_info{go=`,
+	} {
+		code, body := f.get(t, path)
+		for part := range strings.Lines(want) {
+			if code != http.StatusOK || !strings.Contains(body, strings.TrimSpace(part)) {
+				t.Errorf("%s: %d without %q", path, code, part)
+			}
+		}
+	}
+	if code, _ := f.get(t, "/debug/pprof/"); code != http.StatusNotFound {
+		t.Error("profiles are served although nobody asked for them")
+	}
+}
+
+// What stops the program from starting is said in one line, and by its exit code.
+func TestStartFails(t *testing.T) {
+	taken := must(net.Listen("tcp", "127.0.0.1:0"))
+	t.Cleanup(func() { _ = taken.Close() })
+	empty := filepath.Join(t.TempDir(), "empty")
+	if err := os.WriteFile(empty, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	free := []string{
+		"TEAMTOKEN_GRPC_ADDRESS=127.0.0.1:0", "TEAMTOKEN_HTTP_ADDRESS=127.0.0.1:0", "TEAMTOKEN_ADMIN_ADDRESS=127.0.0.1:0",
+		"TEAMTOKEN_CREDENTIALS=caller",
+	}
+	own := []string{"TEAMTOKEN_CREDENTIALS=service", "TEAMTOKEN_INSECURE_ALLOW_ANY_CALLER=true"}
+	for _, c := range []struct {
+		name string
+		env  []string
+		code int
+		want []string
+	}{
+		{"a gRPC port that is taken", []string{"TEAMTOKEN_GRPC_ADDRESS=" + taken.Addr().String()}, 1,
+			[]string{"TEAMTOKEN_GRPC_ADDRESS", "address already in use"}},
+		{"a REST port that is taken", []string{"TEAMTOKEN_HTTP_ADDRESS=" + taken.Addr().String()}, 1,
+			[]string{"TEAMTOKEN_HTTP_ADDRESS", "address already in use"}},
+		{"an admin port that is taken", []string{"TEAMTOKEN_ADMIN_ADDRESS=" + taken.Addr().String()}, 1,
+			[]string{"TEAMTOKEN_ADMIN_ADDRESS", "address already in use"}},
+		{"no credential", own, 2, []string{"TFE_TOKEN_FILE"}},
+		{"nobody said who may call", []string{"TEAMTOKEN_CREDENTIALS=service", "TFE_TOKEN=x"}, 2,
+			[]string{"TEAMTOKEN_INSECURE_ALLOW_ANY_CALLER"}},
+		{"a bad address", []string{"TFE_ADDRESS=app.terraform.io"}, 2, []string{"TFE_ADDRESS"}},
+		{"a token file that is not there", append(own, "TFE_TOKEN_FILE=/does/not/exist"), 1,
+			[]string{"TFE_TOKEN_FILE", "/does/not/exist", "no such file"}},
+		{"a token file that is empty", append(own, "TFE_TOKEN_FILE="+empty), 1, []string{"TFE_TOKEN_FILE", "empty"}},
+		{"CAs that are none", []string{"TFE_CA_FILE=" + empty}, 1, []string{"TFE_CA_FILE", "no PEM certificate"}},
+		{"a certificate that is none", []string{"TEAMTOKEN_TLS_CERT_FILE=" + empty, "TEAMTOKEN_TLS_KEY_FILE=" + empty}, 1,
+			[]string{"TEAMTOKEN_TLS_CERT_FILE"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			cmd := exec.CommandContext(ctx, binary)
+			cmd.Env = append(append([]string{}, free...), c.env...)
+			var stderr bytes.Buffer
+			cmd.Stderr = &stderr
+			var exit *exec.ExitError
+			if err := cmd.Run(); !errors.As(err, &exit) || exit.ExitCode() != c.code {
+				t.Fatalf("exit: %v, want %d\n%s", err, c.code, stderr.String())
+			}
+			if strings.Count(stderr.String(), "\n") != 1 {
+				t.Errorf("not one line:\n%s", stderr.String())
+			}
+			for _, want := range c.want {
+				if !strings.Contains(stderr.String(), want) {
+					t.Errorf("%q is not in: %s", want, stderr.String())
+				}
+			}
+		})
+	}
+}
+
+// 200 calls are in flight at SIGTERM: all are answered, and every token that was
+// made is with its caller. Whoever comes later is refused.
+func TestShutdown(t *testing.T) {
+	const calls = 200
+	sim, url := newSimulator(t)
+	f := start(t, withService(sim, url))
+	late := f.dial(t)
+	health := grpc_health_v1.NewHealthClient(late)
+	if _, err := health.Check(t.Context(), &grpc_health_v1.HealthCheckRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	release := make(chan struct{})
+	fault := sim.Inject(simulator.Fault{Method: http.MethodPost, Times: -1, Hold: release, Apply: simulator.ApplyLate})
+
+	var answered sync.WaitGroup
+	secrets := make(chan string, calls)
+	for i := range calls {
+		// Changes of one team go one at a time, so each call has a team of its own:
+		// the upstream answers 404 for most of them, which is an answer as well.
+		team := simulator.SeedTeam
+		if i > 0 {
+			team = "team-" + strings.Repeat("0", 13) + string([]byte{'a' + byte(i/26/26%26), 'a' + byte(i/26%26), 'a' + byte(i%26)})
+		}
+		answered.Go(func() {
+			if i%2 == 0 {
+				resp, err := f.client.GenerateToken(context.Background(), &teamtokenv1.GenerateTokenRequest{TeamId: team})
+				switch {
+				case err == nil:
+					secrets <- resp.GetSecret()
+				case status.Code(err) != codes.NotFound:
+					t.Errorf("a call in flight was not answered: %v", err)
+				}
+				return
+			}
+			resp, err := f.http.Post(f.rest+"/api/v2/teams/"+team+"/authentication-token", "", nil) //nolint:noctx // bounded by the server
+			if err != nil {
+				t.Errorf("a request in flight was not answered: %v", err)
+				return
+			}
+			defer resp.Body.Close()
+			_, _ = io.Copy(io.Discard, resp.Body)
+			if resp.StatusCode != http.StatusNotFound {
+				t.Errorf("%s", resp.Status)
+			}
+		})
+	}
+	<-fault.Hit()
+	eventually(t, "all calls are upstream", func() bool { return len(sim.Requests()) == calls })
+
+	f.terminate()
+	eventually(t, "it is not ready", func() bool {
+		code, _ := f.get(t, "/readyz")
+		return code == http.StatusServiceUnavailable
+	})
+	if code, _ := f.get(t, "/livez"); code != http.StatusOK {
+		t.Error("it is alive until it has ended")
+	}
+	// On the connection that is open, and on a new one.
+	for range 20 {
+		for _, conn := range []teamtokenv1.TeamTokenServiceClient{teamtokenv1.NewTeamTokenServiceClient(late), f.client} {
+			_, err := conn.GenerateToken(t.Context(), &teamtokenv1.GenerateTokenRequest{TeamId: simulator.SeedTeam})
+			d := reason.DetailsOf(status.Convert(err))
+			if status.Code(err) != codes.Unavailable || d.Reason != "" && (d.Reason != "SHUTTING_DOWN" || d.Outcome != "not_applied") {
+				t.Errorf("a new call is refused: %v", err)
+			}
+		}
+	}
+	close(release)
+	answered.Wait()
+	close(secrets)
+	if code := f.stop(t, patience); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	given := map[string]bool{}
+	for s := range secrets {
+		given[s] = true
+	}
+	minted := sim.Minted()
+	if len(minted) != 1 || !given[minted[0].Secret.Reveal()] || len(sim.Requests()) != calls {
+		t.Errorf("%d tokens were made, %d delivered, by %d requests", len(minted), len(given), len(sim.Requests()))
+	}
+}
+
+func TestASecondSignalEndsAtOnce(t *testing.T) {
+	sim, url := newSimulator(t)
+	f := start(t, withService(sim, url))
+	release := make(chan struct{})
+	defer close(release)
+	fault := sim.Inject(simulator.Fault{Hold: release, Apply: simulator.ApplyLate})
+	go func() {
+		_, _ = f.client.GenerateToken(context.Background(), &teamtokenv1.GenerateTokenRequest{TeamId: simulator.SeedTeam})
+	}()
+	<-fault.Hit()
+	f.terminate()
+	eventually(t, "it is stopping", func() bool { return strings.Contains(f.stderr.String(), `"stopping`) })
+	if err := f.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-f.exited:
+	case <-time.After(patience / 3): // it would have waited for 30 s
+		t.Error("it did not end")
+	}
+	if f.cmd.ProcessState.ExitCode() == 0 {
+		t.Error("it did not end in order, and yet says so")
+	}
+}
