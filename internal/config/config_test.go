@@ -2,6 +2,7 @@ package config_test
 
 import (
 	"bytes"
+	"errors"
 	"flag"
 	"os"
 	"path/filepath"
@@ -199,8 +200,10 @@ func FuzzFile(f *testing.F) {
 func TestAllThatIsWrongIsSaidAtOnce(t *testing.T) {
 	args := []string{"--grpc-address=x", "--tls-key-file=k", "--upstream-timeout=-1s", "--log-format=xml"}
 	_, _, err := load(args, nil)
-	for _, want := range []string{"TEAMTOKEN_GRPC_ADDRESS", "TEAMTOKEN_TLS_CERT_FILE", "TEAMTOKEN_UPSTREAM_TIMEOUT", "TEAMTOKEN_LOG_FORMAT",
-		"no credential", "who may use"} {
+	for _, want := range []string{
+		"TEAMTOKEN_GRPC_ADDRESS", "TEAMTOKEN_TLS_CERT_FILE", "TEAMTOKEN_UPSTREAM_TIMEOUT", "TEAMTOKEN_LOG_FORMAT",
+		"no credential", "who may use",
+	} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s is not in: %v", want, err)
 		}
@@ -209,7 +212,7 @@ func TestAllThatIsWrongIsSaidAtOnce(t *testing.T) {
 
 func TestHelpAndVersion(t *testing.T) {
 	_, help, err := load([]string{"--help", "--config=/does/not/exist"}, set)
-	if err != config.ErrShown { //nolint:errorlint // as returned
+	if !errors.Is(err, config.ErrShown) {
 		t.Fatal(err)
 	}
 	for f := range reflect.TypeFor[config.Config]().Fields() {
@@ -222,7 +225,7 @@ func TestHelpAndVersion(t *testing.T) {
 	if strings.Contains(help, canary) {
 		t.Error("the help shows a secret")
 	}
-	if _, out, err := load([]string{"--version"}, nil); err != config.ErrShown || out != "teamtoken v1.2.3\n" { //nolint:errorlint // as returned
+	if _, out, err := load([]string{"--version"}, nil); !errors.Is(err, config.ErrShown) || out != "teamtoken v1.2.3\n" {
 		t.Errorf("%q, %v", out, err)
 	}
 }
@@ -230,7 +233,7 @@ func TestHelpAndVersion(t *testing.T) {
 func TestManual(t *testing.T) {
 	const manual = "../../docs/configuration.md"
 	if *update {
-		if err := os.WriteFile(manual, []byte(config.Manual()), 0o644); err != nil { //nolint:gosec // for everybody to read
+		if err := os.WriteFile(manual, []byte(config.Manual()), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -23,7 +23,7 @@ const (
 // path is no file.
 func readFile(path string) (map[string]string, error) {
 	if path == "" {
-		return nil, nil //nolint:nilnil // no file, and nothing wrong with that
+		return nil, nil
 	}
 	f, err := os.Open(path)
 	if err != nil {
@@ -48,7 +48,7 @@ func parseFile(content []byte) (map[string]string, error) {
 	decoder := yaml.NewDecoder(bytes.NewReader(content))
 	var document, next yaml.Node
 	if err := decoder.Decode(&document); errors.Is(err, io.EOF) {
-		return nil, nil //nolint:nilnil // nothing but comments
+		return nil, nil
 	} else if err != nil {
 		return nil, err
 	}
@@ -57,7 +57,7 @@ func parseFile(content []byte) (map[string]string, error) {
 	}
 	top := document.Content[0]
 	if top.Kind == yaml.ScalarNode && top.Tag == "!!null" {
-		return nil, nil //nolint:nilnil // nothing but `---`
+		return nil, nil
 	}
 	if top.Kind != yaml.MappingNode {
 		return nil, fmt.Errorf("line %d: this is not a mapping of settings to values", top.Line)

@@ -116,7 +116,7 @@ func (s settings) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, 
 	if value, ok := s.file[flag.Name]; ok {
 		return value, nil
 	}
-	return nil, nil //nolint:nilnil // kong's way to say that it is not set
+	return nil, nil
 }
 
 // withVariable adds the variable to an error of kong's about a value: it names

@@ -48,46 +48,86 @@ type row struct {
 
 // table holds every reason but the unspecified one.
 var table = map[teamtokenv1.ErrorReason]row{
-	teamtokenv1.ErrorReason_ERROR_REASON_INVALID_FIELD: {codes.InvalidArgument, http.StatusBadRequest,
-		"A field of the request is missing or malformed. Nothing was changed. Correct it and call again."},
-	teamtokenv1.ErrorReason_ERROR_REASON_CALLER_UNAUTHENTICATED: {codes.Unauthenticated, http.StatusUnauthorized,
-		"The call carries no usable credential. Nothing was changed. Send one as `Authorization: Bearer`."},
-	teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_UNREACHABLE: {codes.Unavailable, http.StatusServiceUnavailable,
-		"The upstream could not be reached. Nothing was changed. Retry later."},
-	teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_RATE_LIMITED: {codes.ResourceExhausted, http.StatusTooManyRequests,
-		"The upstream's rate limit is used up. Nothing was changed. Retry after the time given."},
-	teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_CREDENTIAL_REJECTED: {codes.Internal, http.StatusInternalServerError,
-		"The upstream does not accept this service's credential. Nothing was changed. Tell its operators."},
-	teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_TOKEN_INVALID: {codes.Unauthenticated, http.StatusUnauthorized,
-		"The upstream does not accept the caller's token. Nothing was changed. Use a valid one."},
-	teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_FORBIDDEN: {codes.PermissionDenied, http.StatusForbidden,
-		"The upstream does not allow this. Nothing was changed."},
-	teamtokenv1.ErrorReason_ERROR_REASON_TEAM_NOT_FOUND_OR_FORBIDDEN: {codes.NotFound, http.StatusNotFound,
-		"There is no such team, it has no token, or the credential may not see it. Nothing was changed."},
-	teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_CONFLICT: {codes.Aborted, http.StatusConflict,
-		"The upstream reports a conflict with another change. Nothing was changed by this call. Look, then retry."},
-	teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_REJECTED: {codes.InvalidArgument, http.StatusUnprocessableEntity,
-		"The upstream refused what was asked for. Nothing was changed. Check the expiry against what the organization allows."},
-	teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_REDIRECT_REFUSED: {codes.Internal, http.StatusInternalServerError,
-		"The upstream answered with a redirect, which is never followed. Nothing was changed. Tell the service's operators to check TFE_ADDRESS."},
-	teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_OUTCOME_UNKNOWN: {codes.Unknown, http.StatusInternalServerError,
-		"The request was sent and no usable answer came back. It may have been carried out. Look at the team's token before you repeat it."},
-	teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_TIMEOUT: {codes.DeadlineExceeded, http.StatusGatewayTimeout,
-		"Time ran out before the upstream answered. A change that was asked for may still be carried out. Look before you repeat it."},
-	teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_RESPONSE_INVALID: {codes.Internal, http.StatusInternalServerError,
-		"The upstream answered OK with a document that cannot be used. A change that was asked for was carried out and its result is lost. Generate again."},
-	teamtokenv1.ErrorReason_ERROR_REASON_TOKEN_CHANGED: {codes.Aborted, http.StatusConflict,
-		"The team's present token is not the expected one. Nothing was changed. Read it again."},
-	teamtokenv1.ErrorReason_ERROR_REASON_TEAM_BUSY: {codes.Aborted, http.StatusConflict,
-		"Another change of the team is under way. Nothing was changed by this call. Retry after the time given."},
-	teamtokenv1.ErrorReason_ERROR_REASON_TOKEN_SUPERSEDED: {codes.Aborted, http.StatusConflict,
-		"The token that this request id gave has been replaced or deleted since. Use a new request id to generate another."},
-	teamtokenv1.ErrorReason_ERROR_REASON_REQUEST_ID_REUSED: {codes.InvalidArgument, http.StatusUnprocessableEntity,
-		"Another call with other parameters had this request id. Nothing was changed. Use a new request id."},
-	teamtokenv1.ErrorReason_ERROR_REASON_SHUTTING_DOWN: {codes.Unavailable, http.StatusServiceUnavailable,
-		"This replica is stopping. Nothing was changed. Retry: another one will answer."},
-	teamtokenv1.ErrorReason_ERROR_REASON_INTERNAL: {codes.Internal, http.StatusInternalServerError,
-		"The service failed. A change that was asked for may have been carried out. Look before you repeat it, and give its operators the request id."},
+	teamtokenv1.ErrorReason_ERROR_REASON_INVALID_FIELD: {
+		codes.InvalidArgument, http.StatusBadRequest,
+		"A field of the request is missing or malformed. Nothing was changed. Correct it and call again.",
+	},
+	teamtokenv1.ErrorReason_ERROR_REASON_CALLER_UNAUTHENTICATED: {
+		codes.Unauthenticated, http.StatusUnauthorized,
+		"The call carries no usable credential. Nothing was changed. Send one as `Authorization: Bearer`.",
+	},
+	teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_UNREACHABLE: {
+		codes.Unavailable, http.StatusServiceUnavailable,
+		"The upstream could not be reached. Nothing was changed. Retry later.",
+	},
+	teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_RATE_LIMITED: {
+		codes.ResourceExhausted, http.StatusTooManyRequests,
+		"The upstream's rate limit is used up. Nothing was changed. Retry after the time given.",
+	},
+	teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_CREDENTIAL_REJECTED: {
+		codes.Internal, http.StatusInternalServerError,
+		"The upstream does not accept this service's credential. Nothing was changed. Tell its operators.",
+	},
+	teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_TOKEN_INVALID: {
+		codes.Unauthenticated, http.StatusUnauthorized,
+		"The upstream does not accept the caller's token. Nothing was changed. Use a valid one.",
+	},
+	teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_FORBIDDEN: {
+		codes.PermissionDenied, http.StatusForbidden,
+		"The upstream does not allow this. Nothing was changed.",
+	},
+	teamtokenv1.ErrorReason_ERROR_REASON_TEAM_NOT_FOUND_OR_FORBIDDEN: {
+		codes.NotFound, http.StatusNotFound,
+		"There is no such team, it has no token, or the credential may not see it. Nothing was changed.",
+	},
+	teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_CONFLICT: {
+		codes.Aborted, http.StatusConflict,
+		"The upstream reports a conflict with another change. Nothing was changed by this call. Look, then retry.",
+	},
+	teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_REJECTED: {
+		codes.InvalidArgument, http.StatusUnprocessableEntity,
+		"The upstream refused what was asked for. Nothing was changed. Check the expiry against what the organization allows.",
+	},
+	teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_REDIRECT_REFUSED: {
+		codes.Internal, http.StatusInternalServerError,
+		"The upstream answered with a redirect, which is never followed. Nothing was changed. Tell the service's operators to check TFE_ADDRESS.",
+	},
+	teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_OUTCOME_UNKNOWN: {
+		codes.Unknown, http.StatusInternalServerError,
+		"The request was sent and no usable answer came back. It may have been carried out. Look at the team's token before you repeat it.",
+	},
+	teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_TIMEOUT: {
+		codes.DeadlineExceeded, http.StatusGatewayTimeout,
+		"Time ran out before the upstream answered. A change that was asked for may still be carried out. Look before you repeat it.",
+	},
+	teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_RESPONSE_INVALID: {
+		codes.Internal, http.StatusInternalServerError,
+		"The upstream answered OK with a document that cannot be used. A change that was asked for was carried out and its result is lost. Generate again.",
+	},
+	teamtokenv1.ErrorReason_ERROR_REASON_TOKEN_CHANGED: {
+		codes.Aborted, http.StatusConflict,
+		"The team's present token is not the expected one. Nothing was changed. Read it again.",
+	},
+	teamtokenv1.ErrorReason_ERROR_REASON_TEAM_BUSY: {
+		codes.Aborted, http.StatusConflict,
+		"Another change of the team is under way. Nothing was changed by this call. Retry after the time given.",
+	},
+	teamtokenv1.ErrorReason_ERROR_REASON_TOKEN_SUPERSEDED: {
+		codes.Aborted, http.StatusConflict,
+		"The token that this request id gave has been replaced or deleted since. Use a new request id to generate another.",
+	},
+	teamtokenv1.ErrorReason_ERROR_REASON_REQUEST_ID_REUSED: {
+		codes.InvalidArgument, http.StatusUnprocessableEntity,
+		"Another call with other parameters had this request id. Nothing was changed. Use a new request id.",
+	},
+	teamtokenv1.ErrorReason_ERROR_REASON_SHUTTING_DOWN: {
+		codes.Unavailable, http.StatusServiceUnavailable,
+		"This replica is stopping. Nothing was changed. Retry: another one will answer.",
+	},
+	teamtokenv1.ErrorReason_ERROR_REASON_INTERNAL: {
+		codes.Internal, http.StatusInternalServerError,
+		"The service failed. A change that was asked for may have been carried out. Look before you repeat it, and give its operators the request id.",
+	},
 }
 
 // byName finds a row by what ErrorInfo calls it.

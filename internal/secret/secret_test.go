@@ -35,7 +35,7 @@ func TestNoFormOfPrintingShowsTheSecret(t *testing.T) {
 		var b bytes.Buffer
 		for _, verb := range "vsqxXdtbcoUeEfgGpw" {
 			for _, flag := range []string{"", "+", "#", " ", "-40", "040", ".3"} {
-				fmt.Fprintf(&b, "%"+flag+string(verb)+"\n", v) //nolint:govet // every verb, fitting or not
+				fmt.Fprintf(&b, "%"+flag+string(verb)+"\n", v)
 			}
 		}
 		fmt.Fprintln(&b, v)

@@ -303,21 +303,26 @@ func TestDocuments(t *testing.T) {
 	}{
 		{"legacy, made", made, legacy.ID, []string{
 			`"created-at":"2026-04-06T12:00:00.123Z","last-used-at":null,"expired-at":"2028-04-05T12:00:00.123Z"`,
-			`"description":null,"token":"` + legacy.Secret.Reveal() + `"},"relationships":{` + byTeam, byUser}},
+			`"description":null,"token":"` + legacy.Secret.Reveal() + `"},"relationships":{` + byTeam, byUser,
+		}},
 		{"legacy, used and read", r.do("GET", legacyPath, ""), legacy.ID, []string{
 			`"created-at":"2026-04-06T12:00:00.123Z","last-used-at":"2026-04-06T12:00:01.123Z"`,
 			`"expired-at":"2028-04-05T12:00:00.123Z"`,
-			`"description":null,"token":null},"relationships":{` + byTeam, byUser}},
+			`"description":null,"token":null},"relationships":{` + byTeam, byUser,
+		}},
 		{"named", read(named.ID), named.ID, []string{
 			`"created-at":"2026-04-06T12:00:01.123Z","last-used-at":null,"expired-at":"2026-05-06T10:00:00.987Z"`,
 			`"description":"a\u003cb","token":null},"relationships":{` + byTeam,
-			`"created-by":{"data":{"id":"acme","type":"organizations"}}`}},
+			`"created-by":{"data":{"id":"acme","type":"organizations"}}`,
+		}},
 		{"a user's", read(user), user, []string{
 			`"created-at":"2026-04-06T12:00:00.123Z","last-used-at":"2026-04-06T12:00:00.123Z","expired-at":null`,
-			`"description":null,"token":null},"relationships":{` + byUser}},
+			`"description":null,"token":null},"relationships":{` + byUser,
+		}},
 		{"an organization's", read(organization), organization, []string{
 			`"created-at":"2026-04-06T12:00:00.123Z","last-used-at":"2026-04-06T12:00:01.123Z","expired-at":null`,
-			`"description":null,"token":null},"relationships":{` + byUser}},
+			`"description":null,"token":null},"relationships":{` + byUser,
+		}},
 	} {
 		want := `{"data":{"id":"` + row.id + `","type":"authentication-tokens","attributes":{` + strings.Join(row.want, ",") + `}}}`
 		if row.got.body != want {

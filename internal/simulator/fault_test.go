@@ -39,8 +39,10 @@ func TestFaults(t *testing.T) {
 		{fault: `{"status":404}`, status: 404, body: notFound},
 		{fault: `{"status":409}`, status: 409, body: `"title":"conflict"`},
 		{fault: `{"status":422}`, status: 422, body: `"title":"unprocessable entity"`, header: header{"TFP-API-Version": "2.6"}},
-		{fault: `{"status":429}`, status: 429, body: `"status":429`,
-			header: header{"X-RateLimit-Limit": "30", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "1.000"}},
+		{
+			fault: `{"status":429}`, status: 429, body: `"status":429`,
+			header: header{"X-RateLimit-Limit": "30", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "1.000"},
+		},
 		{fault: `{"status":429,"header":{"x-ratelimit-reset":""}}`, status: 429, header: header{"X-RateLimit-Reset": ""}},
 		{fault: `{"status":429,"header":{"X-RateLimit-Reset":"soon"}}`, status: 429, header: header{"X-RateLimit-Reset": "soon"}},
 		{fault: `{"status":302,"header":{"Location":"/elsewhere"}}`, status: 302, header: header{"Location": "/elsewhere"}},
@@ -49,8 +51,10 @@ func TestFaults(t *testing.T) {
 
 		{fault: `{"header":{"Content-Type":""}}`, status: 201, body: ".atlasv1.", header: header{"Content-Type": ""}, applied: true},
 		{fault: `{"header":{"Content-Type":"text/plain"}}`, status: 201, header: header{"Content-Type": "text/plain"}, applied: true},
-		{fault: `{"body":"<html>"}`, status: 201, body: "<html>",
-			header: header{"Content-Type": "application/vnd.api+json"}, applied: true},
+		{
+			fault: `{"body":"<html>"}`, status: 201, body: "<html>",
+			header: header{"Content-Type": "application/vnd.api+json"}, applied: true,
+		},
 
 		{fault: `{"drop":"fin"}`, err: io.EOF},
 		{fault: `{"drop":"fin","apply":"first"}`, err: io.EOF, applied: true},
@@ -58,8 +62,10 @@ func TestFaults(t *testing.T) {
 		{fault: `{"drop":"rst","apply":"first"}`, err: syscall.ECONNRESET, applied: true},
 		{fault: `{"truncate":0}`, status: 201, err: io.ErrUnexpectedEOF, applied: true},
 		{fault: `{"truncate":10}`, status: 201, body: `{"data":{"`, err: io.ErrUnexpectedEOF, applied: true},
-		{fault: `{"status":500,"body":"abcdef","truncate":3}`, status: 500, body: "abc",
-			header: header{"Content-Length": "6"}, err: io.ErrUnexpectedEOF},
+		{
+			fault: `{"status":500,"body":"abcdef","truncate":3}`, status: 500, body: "abc",
+			header: header{"Content-Length": "6"}, err: io.ErrUnexpectedEOF,
+		},
 		{fault: `{"truncate":100000}`, status: 201, body: ".atlasv1.", applied: true},
 
 		{fault: `{"delay":1000000}`, status: 201, body: ".atlasv1.", applied: true},

@@ -1,0 +1,54 @@
+# One line with ## for each target that people call: `make help` shows them.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+BUF     := go tool -modfile=tools/buf/go.mod buf
+LINT    := go tool -modfile=tools/lint/go.mod golangci-lint
+VULN    := go tool -modfile=tools/vulncheck/go.mod govulncheck
+FUZZ    := internal/upstream:FuzzTeamPath internal/upstream:FuzzTokenDocument internal/upstream:FuzzRateLimitHeaders \
+           internal/gateway:FuzzRequestDocument
+FUZZTIME ?= 60s
+
+.PHONY: help run build test generate generate-check lint vuln fuzz bench
+
+help: ## Show the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: build ## Run the service against a simulator of the upstream
+	@bin/teamtoken --simulator --log-format text
+
+build: ## Build bin/teamtoken
+	@go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/teamtoken ./cmd/server
+
+test: ## Run every test, with the race detector
+	go vet ./...
+	go test -race -timeout 15m ./...
+	cd test/clients && go test -race -timeout 5m ./...
+
+generate: ## Make gen/ from proto/, and the manual of the settings
+	$(BUF) generate
+	go test ./internal/config -run TestManual -update
+
+generate-check: generate ## Fail if what is committed is not what is generated
+	git diff --exit-code -- gen docs/configuration.md
+	@test -z "$$(git status --porcelain -- gen)" || { git status --short -- gen; exit 1; }
+
+lint: ## Check the protos, the code and the import rules
+	$(BUF) lint
+	$(BUF) format --diff --exit-code
+	@if git cat-file -e main:proto 2>/dev/null; then $(BUF) breaking --against '.git#branch=main'; \
+	 else echo 'no branch main to compare the protos with'; fi
+	$(LINT) run ./...
+	cd test/clients && go tool -modfile=../../tools/lint/go.mod golangci-lint run --config ../../.golangci.yml ./...
+
+vuln: ## Look for known vulnerabilities, where their database can be reached
+	@out=$$($(VULN) ./... 2>&1); code=$$?; echo "$$out"; \
+	 if [ $$code -ne 0 ] && grep -q 'fetching vulnerabilities' <<<"$$out"; then echo 'the database cannot be reached: not checked'; else exit $$code; fi
+
+fuzz: ## Run each fuzz target for FUZZTIME
+	@for target in $(FUZZ); do \
+	   go test ./$${target%%:*} -run '^$$' -fuzz "^$${target##*:}$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x || exit 1; done
+
+bench: ## Compare the cost of a call with bare servers, as ratios
+	go run ./internal/bench

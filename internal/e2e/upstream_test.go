@@ -1,0 +1,152 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"os"
+	"testing"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+)
+
+// TestRealUpstream runs against a server that none of us wrote: one of HCP
+// Terraform's API at TFE_TEST_ADDRESS, whose token TFE_TEST_TOKEN may manage
+// the token of TFE_TEST_TEAM, a team of TFE_TEST_ORG. The team's token is
+// replaced and deleted.
+func TestRealUpstream(t *testing.T) {
+	address, token := os.Getenv("TFE_TEST_ADDRESS"), os.Getenv("TFE_TEST_TOKEN")
+	team, organization := os.Getenv("TFE_TEST_TEAM"), os.Getenv("TFE_TEST_ORG")
+	if address == "" || token == "" || team == "" || organization == "" {
+		t.Skip("needs a real upstream: set TFE_TEST_ADDRESS, TFE_TEST_TOKEN, TFE_TEST_TEAM and TFE_TEST_ORG")
+	}
+	f := start(t, settings{upstream: address, env: []string{"TFE_TOKEN=" + token, "TEAMTOKEN_INSECURE_ALLOW_ANY_CALLER=true"}})
+	for _, surface := range []tokenSurface{overGRPC{f}, overREST{f, t}} {
+		t.Run(surface.name(), func(t *testing.T) {
+			authenticates := func(secret string) int {
+				req := must(http.NewRequestWithContext(t.Context(), http.MethodGet, address+"/api/v2/organizations/"+organization, nil))
+				req.Header.Set("Authorization", "Bearer "+secret)
+				resp := must(http.DefaultClient.Do(req))
+				defer resp.Body.Close()
+				return resp.StatusCode
+			}
+			step := func(name string, got, want int) {
+				t.Logf("%s: %d", name, got)
+				if got != want {
+					t.Errorf("%s: %d, want %d", name, got, want)
+				}
+			}
+			_ = surface.delete(t.Context(), team) // from a run before
+
+			id1, first, err := surface.generate(t.Context(), team)
+			if err != nil {
+				t.Fatal(err)
+			}
+			step("the first token authenticates", authenticates(first), http.StatusOK)
+			if id, err := surface.get(t.Context(), team); err != nil || id != id1 {
+				t.Errorf("it is shown: %q, %v", id, err)
+			}
+			id2, second, err := surface.generate(t.Context(), team)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if id1 == id2 || first == second {
+				t.Error("the second token is the first")
+			}
+			step("the second token authenticates", authenticates(second), http.StatusOK)
+			step("the first token is dead", authenticates(first), http.StatusUnauthorized)
+			if err := surface.delete(t.Context(), team); err != nil {
+				t.Error(err)
+			}
+			step("the second token is dead", authenticates(second), http.StatusUnauthorized)
+			if err := surface.delete(t.Context(), team); status.Code(err) != codes.NotFound {
+				t.Errorf("delete again: %v, want NOT_FOUND", err)
+			}
+			if _, err := surface.get(t.Context(), team); status.Code(err) != codes.NotFound {
+				t.Errorf("show again: %v, want NOT_FOUND", err)
+			}
+			if _, _, err := surface.generate(t.Context(), "team-0000000000000000"); status.Code(err) != codes.NotFound {
+				t.Errorf("no such team: %v, want NOT_FOUND", err)
+			}
+		})
+	}
+}
+
+// tokenSurface is either surface, with gRPC's codes for errors.
+type tokenSurface interface {
+	name() string
+	generate(ctx context.Context, team string) (id, secret string, err error)
+	get(ctx context.Context, team string) (id string, err error)
+	delete(ctx context.Context, team string) error
+}
+
+type overGRPC struct{ f *facade }
+
+func (overGRPC) name() string { return "gRPC" }
+
+func (s overGRPC) generate(ctx context.Context, team string) (id, secret string, err error) {
+	resp, err := s.f.client.GenerateToken(ctx, &teamtokenv1.GenerateTokenRequest{TeamId: team})
+	return resp.GetTeamToken().GetId(), resp.GetSecret(), err
+}
+
+func (s overGRPC) get(ctx context.Context, team string) (string, error) {
+	resp, err := s.f.client.GetToken(ctx, &teamtokenv1.GetTokenRequest{TeamId: team})
+	return resp.GetTeamToken().GetId(), err
+}
+
+func (s overGRPC) delete(ctx context.Context, team string) error {
+	_, err := s.f.client.DeleteToken(ctx, &teamtokenv1.DeleteTokenRequest{TeamId: team})
+	return err
+}
+
+type overREST struct {
+	f *facade
+	t *testing.T
+}
+
+func (overREST) name() string { return "REST" }
+
+func (s overREST) do(ctx context.Context, method, team string, want int) (id, secret string, err error) {
+	req := must(http.NewRequestWithContext(ctx, method, s.f.rest+"/api/v2/teams/"+team+"/authentication-token", nil))
+	resp := must(s.f.http.Do(req))
+	defer resp.Body.Close()
+	switch resp.StatusCode {
+	case http.StatusNoContent:
+	case want:
+		var doc struct {
+			Data struct {
+				ID         string
+				Attributes struct{ Token *string }
+			}
+		}
+		if err := json.NewDecoder(resp.Body).Decode(&doc); err != nil {
+			s.t.Fatal(err)
+		}
+		if doc.Data.Attributes.Token != nil {
+			secret = *doc.Data.Attributes.Token
+		}
+		return doc.Data.ID, secret, nil
+	case http.StatusNotFound:
+		return "", "", status.Error(codes.NotFound, errorsOf(s.t, resp).Code)
+	default:
+		return "", "", status.Error(codes.Unknown, resp.Status)
+	}
+	return "", "", nil
+}
+
+func (s overREST) generate(ctx context.Context, team string) (id, secret string, err error) {
+	return s.do(ctx, http.MethodPost, team, http.StatusCreated)
+}
+
+func (s overREST) get(ctx context.Context, team string) (string, error) {
+	id, _, err := s.do(ctx, http.MethodGet, team, http.StatusOK)
+	return id, err
+}
+
+func (s overREST) delete(ctx context.Context, team string) error {
+	_, _, err := s.do(ctx, http.MethodDelete, team, http.StatusNoContent)
+	return err
+}
