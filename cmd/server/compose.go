@@ -171,7 +171,7 @@ func certificates(pem []byte) (*x509.CertPool, error) {
 // tls is nil where no certificate is configured.
 func (f follower) tls(cfg *config.Config) (*tls.Config, error) {
 	if cfg.TLSCertFile == "" {
-		return nil, nil //nolint:nilnil // no TLS is asked for
+		return nil, nil
 	}
 	pair, err := watch.Files(f.ctx, []string{cfg.TLSCertFile, cfg.TLSKeyFile}, func(contents [][]byte) (*tls.Certificate, error) {
 		certificate, err := tls.X509KeyPair(contents[0], contents[1])
