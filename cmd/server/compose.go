@@ -51,7 +51,7 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) er
 	if err != nil {
 		return err
 	}
-	svc := service.New(client, log)
+	svc := service.New(client, service.Options{MaxTokenTTL: cfg.MaxTokenTTL, DefaultTokenTTL: cfg.DefaultTokenTTL}, log)
 	chain := interceptor.New(teamtokenv1.File_teamtoken_v1_team_token_service_proto.Services().ByName("TeamTokenService"),
 		interceptor.Options{
 			Log:               log,

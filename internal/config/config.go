@@ -51,6 +51,9 @@ type Config struct {
 	UpstreamTimeout time.Duration `name:"upstream-timeout" var:"TEAMTOKEN_UPSTREAM_TIMEOUT" default:"30s" group:"Time" help:"The longest that one request to the upstream may take, whatever the caller does."`
 	RequestTimeout  time.Duration `name:"request-timeout" var:"TEAMTOKEN_REQUEST_TIMEOUT" default:"60s" group:"Time" help:"Deadline of a call that brings none, and the cap of one that does."`
 
+	MaxTokenTTL     time.Duration `name:"max-token-ttl" var:"TEAMTOKEN_MAX_TOKEN_TTL" default:"0s" group:"Tokens" help:"The longest life that a caller may ask for a token; asking for more is refused. 0s allows what the upstream does."`
+	DefaultTokenTTL time.Duration `name:"default-token-ttl" var:"TEAMTOKEN_DEFAULT_TOKEN_TTL" default:"0s" group:"Tokens" help:"The life of a token for which the caller says nothing. 0s leaves it to the longest one above, or else to the upstream: two years on HCP Terraform."`
+
 	LogLevel  slog.Level `name:"log-level" var:"TEAMTOKEN_LOG_LEVEL" default:"info" placeholder:"LEVEL" group:"Logs" help:"debug, info, warn or error. No level logs a request or an answer."`
 	LogFormat string     `name:"log-format" var:"TEAMTOKEN_LOG_FORMAT" default:"json" group:"Logs" help:"json or text."`
 }
@@ -113,6 +116,11 @@ func (c *Config) check() error {
 		"TEAMTOKEN_TLS_CLIENT_CA_FILE (--tls-client-ca-file) needs TEAMTOKEN_TLS_CERT_FILE and TEAMTOKEN_TLS_KEY_FILE")
 	refuse(c.UpstreamTimeout <= 0 || c.UpstreamTimeout > maxTimeout,
 		"TEAMTOKEN_UPSTREAM_TIMEOUT (--upstream-timeout) is %v: it must be over 0 and at most %v", c.UpstreamTimeout, maxTimeout)
+	refuse(c.MaxTokenTTL < 0, "TEAMTOKEN_MAX_TOKEN_TTL (--max-token-ttl) is %v: it must not be below 0", c.MaxTokenTTL)
+	refuse(c.DefaultTokenTTL < 0, "TEAMTOKEN_DEFAULT_TOKEN_TTL (--default-token-ttl) is %v: it must not be below 0", c.DefaultTokenTTL)
+	refuse(c.MaxTokenTTL > 0 && c.DefaultTokenTTL > c.MaxTokenTTL,
+		"TEAMTOKEN_DEFAULT_TOKEN_TTL (--default-token-ttl) is %v, over TEAMTOKEN_MAX_TOKEN_TTL (--max-token-ttl), which is %v",
+		c.DefaultTokenTTL, c.MaxTokenTTL)
 	refuse(c.RequestTimeout <= 0 || c.RequestTimeout > maxTimeout,
 		"TEAMTOKEN_REQUEST_TIMEOUT (--request-timeout) is %v: it must be over 0 and at most %v", c.RequestTimeout, maxTimeout)
 	refuse(!slices.Contains(levels, c.LogLevel), "TEAMTOKEN_LOG_LEVEL (--log-level) is %v: it must be debug, info, warn or error", c.LogLevel)

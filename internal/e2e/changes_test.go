@@ -142,7 +142,7 @@ func TestRequestIDsOfTwoCallers(t *testing.T) {
 	sim, url := newSimulator(t)
 	f := start(t, withCallers(sim, url))
 	for _, bearer := range []string{sim.UserToken().Reveal(), sim.OrganizationToken().Reveal()} {
-		got := f.grpcCall(t.Context(), call{RPC: "GenerateToken", Request: map[string]any{"request_id": "same"}}, "", bearer)
+		got := f.grpcCall(t.Context(), sim, call{RPC: "GenerateToken", Request: map[string]any{"request_id": "same"}}, "", bearer)
 		if got.Code != "OK" {
 			t.Error(got)
 		}

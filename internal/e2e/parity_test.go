@@ -128,7 +128,7 @@ func runParity(t *testing.T, f *facade, sim *simulator.Simulator, c parityCase, 
 		if c.Upstream != "" || c.Credentials == "caller" {
 			continue
 		}
-		if got := f.grpcCall(ctx, before, unique, ""); got.Code != "OK" {
+		if got := f.grpcCall(ctx, sim, before, unique, ""); got.Code != "OK" {
 			t.Fatalf("before: %+v: %+v", before, got)
 		}
 	}
@@ -142,10 +142,10 @@ func runParity(t *testing.T, f *facade, sim *simulator.Simulator, c parityCase, 
 	}
 	var got outcome
 	if surface == "grpc" {
-		got = f.grpcCall(ctx, c.call, unique, bearer)
+		got = f.grpcCall(ctx, sim, c.call, unique, bearer)
 		got.HTTP = c.Want.HTTP
 	} else {
-		got = f.restCall(t, c, unique, bearer)
+		got = f.restCall(t, sim, c, unique, bearer)
 		got.Code = c.Want.Code
 	}
 	got.Sent = len(sim.Requests())
@@ -154,21 +154,37 @@ func runParity(t *testing.T, f *facade, sim *simulator.Simulator, c parityCase, 
 	}
 }
 
-// message is the request of c, with what stands for something else replaced.
-func (c call) message(unique string) map[string]any {
-	m := map[string]any{"team_id": simulator.SeedTeam}
+// message is the request of c. $N is unique to the case, $ID the id of the token
+// that was made last.
+func (c call) message(sim *simulator.Simulator, unique string) map[string]any {
+	m := map[string]any{}
+	switch c.RPC {
+	case "GetTokenByID", "DeleteTokenByID":
+		m["token_id"] = "$ID"
+	case "ListTokens":
+		m["organization"] = simulator.Organization
+	default:
+		m["team_id"] = simulator.SeedTeam
+	}
 	maps.Copy(m, c.Request)
-	if id, ok := m["request_id"].(string); ok {
-		m["request_id"] = strings.ReplaceAll(id, "$N", unique)
+	last := "at-none"
+	if minted := sim.Minted(); len(minted) > 0 {
+		last = minted[len(minted)-1].ID
+	}
+	for key, value := range m {
+		if s, ok := value.(string); ok {
+			m[key] = strings.NewReplacer("$N", unique, "$ID", last, "$USER", sim.TokenID(sim.UserToken()),
+				"$ORGANIZATION", sim.TokenID(sim.OrganizationToken())).Replace(s)
+		}
 	}
 	return m
 }
 
-func (f *facade) grpcCall(ctx context.Context, c call, unique, bearer string) outcome {
+func (f *facade) grpcCall(ctx context.Context, sim *simulator.Simulator, c call, unique, bearer string) outcome {
 	method := teamtokenv1.File_teamtoken_v1_team_token_service_proto.Services().ByName("TeamTokenService").
 		Methods().ByName(protoreflect.Name(c.RPC))
 	req, resp := dynamicpb.NewMessage(method.Input()), dynamicpb.NewMessage(method.Output())
-	if err := protojson.Unmarshal(must(json.Marshal(c.message(unique))), req); err != nil {
+	if err := protojson.Unmarshal(must(json.Marshal(c.message(sim, unique))), req); err != nil {
 		return outcome{Code: "the case itself: " + err.Error()}
 	}
 	if bearer != "" {
@@ -193,28 +209,11 @@ func (f *facade) grpcCall(ctx context.Context, c call, unique, bearer string) ou
 	return got
 }
 
-func (f *facade) restCall(t *testing.T, c parityCase, unique, bearer string) outcome {
+func (f *facade) restCall(t *testing.T, sim *simulator.Simulator, c parityCase, unique, bearer string) outcome {
 	t.Helper()
-	m := c.message(unique)
-	u := f.rest + "/api/v2/teams/" + url.PathEscape(fmt.Sprint(m["team_id"])) + "/authentication-token"
-	method, body, query := http.MethodGet, "", url.Values{}
-	switch c.RPC {
-	case "GenerateToken":
-		method = http.MethodPost
-		if at, ok := m["expired_at"]; ok {
-			body = fmt.Sprintf(`{"data":{"type":"authentication-tokens","attributes":{"expired-at":%q}}}`, at)
-		}
-	case "DeleteToken":
-		method = http.MethodDelete
-		for _, name := range []string{"expected_token_id", "allow_missing"} {
-			if v, ok := m[name]; ok {
-				query.Set(name, fmt.Sprint(v))
-			}
-		}
-	}
-	if len(query) > 0 {
-		u += "?" + query.Encode()
-	}
+	m := c.message(sim, unique)
+	method, path, body := restOf(c.RPC, m)
+	u := f.rest + "/api/v2" + path
 	req := must(http.NewRequestWithContext(t.Context(), method, u, strings.NewReader(body)))
 	req.Header.Set("Content-Type", "application/vnd.api+json")
 	if c.Deadline > 0 {
@@ -245,6 +244,53 @@ func (f *facade) restCall(t *testing.T, c parityCase, unique, bearer string) out
 		t.Errorf("not a whole error: %+v", doc)
 	}
 	return got
+}
+
+// restOf is how a call is made over REST.
+func restOf(rpc string, m map[string]any) (method, path, body string) {
+	team := "/teams/" + url.PathEscape(fmt.Sprint(m["team_id"])) + "/authentication-token"
+	token := "/authentication-tokens/" + url.PathEscape(fmt.Sprint(m["token_id"]))
+	attributes, query := map[string]any{}, url.Values{}
+	for field, name := range map[string]string{"expired_at": "expired-at", "description": "description"} {
+		if v, ok := m[field]; ok {
+			attributes[name] = v
+		}
+	}
+	for field, name := range map[string]string{
+		"expected_token_id": "expected_token_id", "allow_missing": "allow_missing", "query": "q", "sort": "sort",
+		"page_size": "page[size]", "page_token": "page[number]",
+	} {
+		if v, ok := m[field]; ok {
+			query.Set(name, fmt.Sprint(v))
+		}
+	}
+	if statuses, ok := m["expiry_status"].([]any); ok {
+		query.Set("filter[expiry_status]", strings.Trim(strings.ReplaceAll(fmt.Sprint(statuses), " ", ","), "[]"))
+	}
+	if len(attributes) > 0 {
+		body = string(must(json.Marshal(map[string]any{"data": map[string]any{
+			"type": "authentication-tokens", "attributes": attributes,
+		}})))
+	}
+	if len(query) > 0 {
+		team, token = team+"?"+query.Encode(), token+"?"+query.Encode()
+	}
+	switch rpc {
+	case "GenerateToken":
+		return http.MethodPost, team, body
+	case "DeleteToken":
+		return http.MethodDelete, team, ""
+	case "CreateNamedToken":
+		return http.MethodPost, team + "s", body
+	case "GetTokenByID":
+		return http.MethodGet, token, ""
+	case "DeleteTokenByID":
+		return http.MethodDelete, token, ""
+	case "ListTokens":
+		return http.MethodGet, "/organizations/" + url.PathEscape(fmt.Sprint(m["organization"])) + "/team-tokens?" + query.Encode(), ""
+	default:
+		return http.MethodGet, team, ""
+	}
 }
 
 // errorOf is the first error object of a JSON:API error document.

@@ -31,16 +31,23 @@ func (marshaler) ContentType(any) string { return mediaType }
 
 func (marshaler) Marshal(v any) ([]byte, error) {
 	switch m := v.(type) {
-	case *teamtokenv1.GenerateTokenResponse:
-		secret := m.GetSecret()
-		return encode(document{toResource(m.GetTeamToken(), &secret)})
-	case *teamtokenv1.GetTokenResponse:
+	case issued:
+		return encode(document{toResource(m.GetTeamToken(), new(m.GetSecret()))})
+	case interface{ GetTeamToken() *teamtokenv1.TeamToken }:
 		return encode(document{toResource(m.GetTeamToken(), nil)})
-	case *teamtokenv1.DeleteTokenResponse:
+	case listDocument:
+		return encode(m)
+	case *teamtokenv1.DeleteTokenResponse, *teamtokenv1.DeleteTokenByIDResponse:
 		return nil, nil
 	default:
 		return nil, fmt.Errorf("no document for %T", v)
 	}
+}
+
+// issued is an answer that shows a new token's secret.
+type issued interface {
+	GetTeamToken() *teamtokenv1.TeamToken
+	GetSecret() string
 }
 
 func (m marshaler) NewEncoder(w io.Writer) runtime.Encoder {
@@ -66,21 +73,24 @@ func (m marshaler) NewDecoder(r io.Reader) runtime.Decoder {
 // Unmarshal reads what a request may hold. No body at all is a request for a
 // token with nothing said about it, as in the vendor's sample.
 func (marshaler) Unmarshal(b []byte, v any) error {
-	m, ok := v.(*teamtokenv1.GenerateTokenRequest)
-	if !ok {
+	var a attributes
+	if len(bytes.TrimSpace(b)) > 0 {
+		var err error
+		if a, err = decodeAttributes(b); err != nil {
+			return err
+		}
+	}
+	switch m := v.(type) {
+	case *teamtokenv1.GenerateTokenRequest:
+		if a.description != nil {
+			return errors.New("data.attributes.description: a token with a description is made at authentication-tokens")
+		}
+		m.ExpiredAt = a.expiredAt
+	case *teamtokenv1.CreateNamedTokenRequest:
+		m.Description, m.ExpiredAt = a.description, a.expiredAt
+	default:
 		return fmt.Errorf("no document for %T", v)
 	}
-	if len(bytes.TrimSpace(b)) == 0 {
-		return nil
-	}
-	a, err := decodeAttributes(b)
-	if err != nil {
-		return err
-	}
-	if a.description != nil {
-		return errors.New("data.attributes.description: a token with a description is not made here")
-	}
-	m.ExpiredAt = a.expiredAt
 	return nil
 }
 

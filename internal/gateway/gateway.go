@@ -40,15 +40,19 @@ func New(conn grpc.ClientConnInterface) (http.Handler, error) {
 		runtime.WithErrorHandler(writeStatus),
 		runtime.WithRoutingErrorHandler(writeRoutingError),
 		runtime.WithForwardResponseOption(setStatus),
+		runtime.WithForwardResponseRewriter(withLinks),
 		runtime.WithDisablePathLengthFallback(),
 		runtime.WithDisableHTTPMethodOverride(),
 		runtime.WithWriteContentLength(),
 	)
-	client := teamtokenv1.NewTeamTokenServiceClient(keyed{conn})
+	client := teamtokenv1.NewTeamTokenServiceClient(completed{conn})
 	if err := teamtokenv1.RegisterTeamTokenServiceHandlerClient(context.Background(), mux, client); err != nil {
 		return nil, err
 	}
 	if err := mux.HandlePath(http.MethodGet, "/api/v2/ping", ping); err != nil {
+		return nil, err
+	}
+	if err := mux.HandlePath(http.MethodGet, "/.well-known/terraform.json", discovery); err != nil {
 		return nil, err
 	}
 	return front{mux}, nil
@@ -59,6 +63,12 @@ func ping(w http.ResponseWriter, _ *http.Request, _ map[string]string) {
 	w.Header().Set("TFP-API-Version", "2.6")
 	w.Header().Set("TFP-AppName", "HCP Terraform")
 	w.WriteHeader(http.StatusNoContent)
+}
+
+// discovery tells Terraform where the API is.
+func discovery(w http.ResponseWriter, _ *http.Request, _ map[string]string) {
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = io.WriteString(w, `{"tfe.v2":"/api/v2/","tfe.v2.1":"/api/v2/","tfe.v2.2":"/api/v2/"}`)
 }
 
 // front checks what is to be checked before a request is looked up.
@@ -78,7 +88,7 @@ func (f front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		writeProblem(w, *p)
 		return
 	}
-	f.mux.ServeHTTP(w, r.WithContext(withKey(r)))
+	f.mux.ServeHTTP(w, r.WithContext(withRequest(r)))
 }
 
 // check reads the body, and returns what is wrong with the request, if anything.
@@ -126,9 +136,9 @@ func jsonMedia(contentTypes []string) bool {
 // deletion.
 func setStatus(_ context.Context, w http.ResponseWriter, m proto.Message) error {
 	switch m.(type) {
-	case *teamtokenv1.GenerateTokenResponse:
+	case *teamtokenv1.GenerateTokenResponse, *teamtokenv1.CreateNamedTokenResponse:
 		w.WriteHeader(http.StatusCreated)
-	case *teamtokenv1.DeleteTokenResponse:
+	case *teamtokenv1.DeleteTokenResponse, *teamtokenv1.DeleteTokenByIDResponse:
 		w.Header().Del("Content-Type")
 		w.WriteHeader(http.StatusNoContent)
 	}

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"math"
 	"net/http"
@@ -11,6 +12,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
 	"github.com/teamtoken/teamtoken/internal/reason"
 	"github.com/teamtoken/teamtoken/internal/requestid"
 )
@@ -56,6 +58,14 @@ type errorOrigin struct {
 var sources = map[string]source{
 	"team_id":           {Parameter: "team_id"},
 	"expected_token_id": {Parameter: "expected_token_id"},
+	"token_id":          {Parameter: "token_id"},
+	"organization":      {Parameter: "organization"},
+	"query":             {Parameter: "q"},
+	"sort":              {Parameter: "sort"},
+	"expiry_status":     {Parameter: "filter[expiry_status]"},
+	"page_size":         {Parameter: pageSize},
+	"page_token":        {Parameter: pageNumber},
+	"description":       {Pointer: "/data/attributes/description"},
 	"expired_at":        {Pointer: "/data/attributes/expired-at"},
 	"request_id":        {Header: idempotencyKey},
 }
@@ -64,7 +74,7 @@ func writeProblem(w http.ResponseWriter, p problem) {
 	object := errorObject{
 		Status: strconv.Itoa(p.status),
 		Code:   p.code,
-		Title:  title(p.status),
+		Title:  cmp.Or(titles[p.code], title(p.status)),
 		Detail: p.detail,
 		Meta:   errorOrigin{RequestID: w.Header().Get(requestid.Header), Outcome: p.outcome},
 	}
@@ -72,11 +82,12 @@ func writeProblem(w http.ResponseWriter, p problem) {
 	for _, f := range p.fields {
 		one := object
 		one.Detail = f.detail
-		if f.name != "" {
-			one.Detail = f.name + ": " + f.detail
-		}
-		if at, ok := sources[f.name]; ok {
+		at, ok := sources[f.name]
+		if ok {
 			one.Source = &at
+		}
+		if name := cmp.Or(at.Parameter, at.Header, at.Pointer, f.name); name != "" {
+			one.Detail = name + ": " + f.detail
 		}
 		doc.Errors = append(doc.Errors, one)
 	}
@@ -99,6 +110,11 @@ func writeProblem(w http.ResponseWriter, p problem) {
 
 // title is the vendor's word for the status: `not found`, `unauthorized`.
 func title(status int) string { return strings.ToLower(http.StatusText(status)) }
+
+// titles are the vendor's words for a reason, where it has its own.
+var titles = map[string]string{
+	reason.Name(teamtokenv1.ErrorReason_ERROR_REASON_DESCRIPTION_TAKEN): "invalid attributes",
+}
 
 // writeStatus answers what an RPC failed with.
 func writeStatus(

@@ -124,6 +124,22 @@ var table = map[teamtokenv1.ErrorReason]row{
 		codes.Unavailable, http.StatusServiceUnavailable,
 		"This replica is stopping. Nothing was changed. Retry: another one will answer.",
 	},
+	teamtokenv1.ErrorReason_ERROR_REASON_TOKEN_NOT_FOUND_OR_FORBIDDEN: {
+		codes.NotFound, http.StatusNotFound,
+		"There is no such token, it is not a team's, the credential may not see it, or the upstream has no tokens by id. Nothing was changed.",
+	},
+	teamtokenv1.ErrorReason_ERROR_REASON_ORGANIZATION_NOT_FOUND_OR_FORBIDDEN: {
+		codes.NotFound, http.StatusNotFound,
+		"There is no such organization, the credential may not see it, or the upstream has no lists of team tokens.",
+	},
+	teamtokenv1.ErrorReason_ERROR_REASON_DESCRIPTION_TAKEN: {
+		codes.AlreadyExists, http.StatusUnprocessableEntity,
+		"Validation failed: Description has already been taken",
+	},
+	teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_FEATURE_UNAVAILABLE: {
+		codes.Unimplemented, http.StatusNotImplemented,
+		"The upstream does not have this part of the API. Nothing was changed. Use a newer one, or a token without a description.",
+	},
 	teamtokenv1.ErrorReason_ERROR_REASON_INTERNAL: {
 		codes.Internal, http.StatusInternalServerError,
 		"The service failed. A change that was asked for may have been carried out. Look before you repeat it, and give its operators the request id.",

@@ -13,7 +13,7 @@ func (s *Service) DeleteToken(
 	var v violations
 	team := v.teamID("team_id", req.GetTeamId())
 	v.expectedTokenID("expected_token_id", req.GetExpectedTokenId())
-	if err := v.err(mutation); err != nil {
+	if err := v.err(changeTeam); err != nil {
 		return nil, err
 	}
 	return fly(ctx, s, func(ctx context.Context) (*teamtokenv1.DeleteTokenResponse, error) {
@@ -30,7 +30,7 @@ func (s *Service) DeleteToken(
 			err = nil
 		}
 		if err != nil {
-			return nil, translate(ctx, err, mutation)
+			return nil, translate(ctx, err, changeTeam)
 		}
 		return &teamtokenv1.DeleteTokenResponse{}, nil
 	})

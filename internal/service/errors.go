@@ -9,43 +9,54 @@ import (
 	"github.com/teamtoken/teamtoken/internal/upstream"
 )
 
-// callKind tells calls that change something, whose errors have an outcome, from
-// those that only read.
-type callKind bool
+// callKind is what a failure's meaning depends on: whether the call changes
+// something, so that its errors have an outcome, and what a 404 says is missing.
+type callKind struct {
+	mutates bool
+	missing teamtokenv1.ErrorReason
+}
 
-const (
-	read     callKind = false
-	mutation callKind = true
+var (
+	readTeam         = callKind{false, teamtokenv1.ErrorReason_ERROR_REASON_TEAM_NOT_FOUND_OR_FORBIDDEN}
+	changeTeam       = callKind{true, teamtokenv1.ErrorReason_ERROR_REASON_TEAM_NOT_FOUND_OR_FORBIDDEN}
+	readToken        = callKind{false, teamtokenv1.ErrorReason_ERROR_REASON_TOKEN_NOT_FOUND_OR_FORBIDDEN}
+	changeToken      = callKind{true, teamtokenv1.ErrorReason_ERROR_REASON_TOKEN_NOT_FOUND_OR_FORBIDDEN}
+	readOrganization = callKind{false, teamtokenv1.ErrorReason_ERROR_REASON_ORGANIZATION_NOT_FOUND_OR_FORBIDDEN}
 )
 
 func (k callKind) outcome(o reason.Outcome) reason.Outcome {
-	if k == read {
+	if !k.mutates {
 		return ""
 	}
 	return o
 }
 
-func (k callKind) notApplied() reason.Outcome { return k.outcome(reason.NotApplied) }
+// notFound is the failure of a call whose subject is missing.
+func (k callKind) notFound(cause error) error {
+	return &reason.Error{Reason: k.missing, Outcome: k.outcome(reason.NotApplied), Cause: cause}
+}
 
 type meaning struct {
 	reason  teamtokenv1.ErrorReason
 	outcome reason.Outcome
 }
 
-// meanings is what each kind of upstream failure means to the caller. What an
-// Unauthorized means depends on whose credential it was.
+// meanings is what each kind of upstream failure means to the caller. What a
+// NotFound means is the callKind's, and an Unauthorized depends on whose
+// credential it was.
 var meanings = map[upstream.Kind]meaning{
-	upstream.Unreachable:     {teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_UNREACHABLE, reason.NotApplied},
-	upstream.RateLimited:     {teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_RATE_LIMITED, reason.NotApplied},
-	upstream.Unauthorized:    {teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_CREDENTIAL_REJECTED, reason.NotApplied},
-	upstream.Forbidden:       {teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_FORBIDDEN, reason.NotApplied},
-	upstream.NotFound:        {teamtokenv1.ErrorReason_ERROR_REASON_TEAM_NOT_FOUND_OR_FORBIDDEN, reason.NotApplied},
-	upstream.Conflict:        {teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_CONFLICT, reason.NotApplied},
-	upstream.Rejected:        {teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_REJECTED, reason.NotApplied},
-	upstream.Redirected:      {teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_REDIRECT_REFUSED, reason.NotApplied},
-	upstream.Timeout:         {teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_TIMEOUT, reason.Unknown},
-	upstream.Lost:            {teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_OUTCOME_UNKNOWN, reason.Unknown},
-	upstream.ResponseInvalid: {teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_RESPONSE_INVALID, reason.AppliedUndelivered},
+	upstream.Unreachable:      {teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_UNREACHABLE, reason.NotApplied},
+	upstream.RateLimited:      {teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_RATE_LIMITED, reason.NotApplied},
+	upstream.Unauthorized:     {teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_CREDENTIAL_REJECTED, reason.NotApplied},
+	upstream.Forbidden:        {teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_FORBIDDEN, reason.NotApplied},
+	upstream.Conflict:         {teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_CONFLICT, reason.NotApplied},
+	upstream.Rejected:         {teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_REJECTED, reason.NotApplied},
+	upstream.DescriptionTaken: {teamtokenv1.ErrorReason_ERROR_REASON_DESCRIPTION_TAKEN, reason.NotApplied},
+	upstream.Unavailable:      {teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_FEATURE_UNAVAILABLE, reason.NotApplied},
+	upstream.Redirected:       {teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_REDIRECT_REFUSED, reason.NotApplied},
+	upstream.Timeout:          {teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_TIMEOUT, reason.Unknown},
+	upstream.Lost:             {teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_OUTCOME_UNKNOWN, reason.Unknown},
+	upstream.ResponseInvalid:  {teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_RESPONSE_INVALID, reason.AppliedUndelivered},
 }
 
 // translate turns an upstream failure into what the caller is told.
@@ -55,6 +66,9 @@ func translate(ctx context.Context, err error, k callKind) error {
 		return &reason.Error{
 			Reason: teamtokenv1.ErrorReason_ERROR_REASON_INTERNAL, Outcome: k.outcome(reason.Unknown), Cause: err,
 		}
+	}
+	if e.Kind == upstream.NotFound {
+		return k.notFound(err)
 	}
 	m := meanings[e.Kind]
 	if _, callers := upstream.CredentialFrom(ctx); callers && e.Kind == upstream.Unauthorized {

@@ -2,9 +2,9 @@ package service
 
 import (
 	"context"
-	"time"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/upstream"
 )
 
 // GenerateToken replaces the team's token.
@@ -13,14 +13,15 @@ func (s *Service) GenerateToken(
 ) (*teamtokenv1.GenerateTokenResponse, error) {
 	var v violations
 	team := v.teamID("team_id", req.GetTeamId())
-	expiredAt := v.expiry("expired_at", req.GetExpiredAt(), time.Now())
+	expiredAt := v.expiry("expired_at", req.GetExpiredAt(), s.options)
 	v.requestID("request_id", req.GetRequestId())
 	v.expectedTokenID("expected_token_id", req.GetExpectedTokenId())
-	if err := v.err(mutation); err != nil {
+	if err := v.err(changeTeam); err != nil {
 		return nil, err
 	}
 	return fly(ctx, s, func(ctx context.Context) (*teamtokenv1.GenerateTokenResponse, error) {
-		return s.once(ctx, req, func() (*teamtokenv1.GenerateTokenResponse, error) {
+		current := func(string) (upstream.Token, error) { return s.upstream.ReadToken(ctx, team) }
+		return once(ctx, s, req, changeTeam, current, func() (*teamtokenv1.GenerateTokenResponse, error) {
 			free, err := s.turns.take(ctx, team)
 			if err != nil {
 				return nil, err
@@ -31,7 +32,7 @@ func (s *Service) GenerateToken(
 			}
 			token, text, err := s.upstream.CreateToken(ctx, team, expiredAt)
 			if err != nil {
-				return nil, translate(ctx, err, mutation)
+				return nil, translate(ctx, err, changeTeam)
 			}
 			return &teamtokenv1.GenerateTokenResponse{TeamToken: toProto(token), Secret: text.Reveal()}, nil
 		})

@@ -12,12 +12,12 @@ func (s *Service) GetToken(
 ) (*teamtokenv1.GetTokenResponse, error) {
 	var v violations
 	team := v.teamID("team_id", req.GetTeamId())
-	if err := v.err(read); err != nil {
+	if err := v.err(readTeam); err != nil {
 		return nil, err
 	}
 	token, err := s.upstream.ReadToken(ctx, team)
 	if err != nil {
-		return nil, translate(ctx, err, read)
+		return nil, translate(ctx, err, readTeam)
 	}
 	return &teamtokenv1.GetTokenResponse{TeamToken: toProto(token)}, nil
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
 	"github.com/teamtoken/teamtoken/internal/reason"
@@ -23,84 +24,103 @@ type records struct {
 // recordKey holds the caller, so that nobody is given another's answer.
 type recordKey struct {
 	caller    [sha256.Size]byte // of the caller's own credential; zero where callers bring none
+	message   protoreflect.FullName
 	requestID string
 }
 
 type record struct {
-	request  *teamtokenv1.GenerateTokenRequest
+	request  proto.Message
 	ended    chan struct{} // closed when what follows is set
-	response *teamtokenv1.GenerateTokenResponse
+	response any
 	err      error
 }
 
 // recordLife is how long after its end a call is remembered.
 const recordLife = 10 * time.Minute
 
-// once runs generate, unless req was made before under the same `request_id`:
-// then it waits for that call's answer and gives it again, if it still holds.
-// An error that changed nothing is not remembered, so that the call can be made
-// again; one that may have is, so that it can't.
-func (s *Service) once(
-	ctx context.Context, req *teamtokenv1.GenerateTokenRequest,
-	generate func() (*teamtokenv1.GenerateTokenResponse, error),
-) (*teamtokenv1.GenerateTokenResponse, error) {
+// issueRequest asks for a token that is made once for each request id.
+type issueRequest interface {
+	proto.Message
+	GetRequestId() string
+}
+
+// issueResponse shows a token.
+type issueResponse interface {
+	GetTeamToken() *teamtokenv1.TeamToken
+}
+
+// once runs issue, unless req was made before under the same `request_id`: then
+// it waits for that call's answer and gives it again, if current still finds
+// that token. An error that changed nothing is not remembered, so that the call
+// can be made again; one that may have is, so that it can't.
+func once[R issueResponse](
+	ctx context.Context, s *Service, req issueRequest, kind callKind,
+	current func(tokenID string) (upstream.Token, error), issue func() (R, error),
+) (R, error) {
 	if req.GetRequestId() == "" {
-		return generate()
+		return issue()
 	}
-	key := recordKey{requestID: req.GetRequestId()}
-	if s, ok := upstream.CredentialFrom(ctx); ok {
-		key.caller = sha256.Sum256([]byte(s.Reveal()))
+	key := recordKey{message: req.ProtoReflect().Descriptor().FullName(), requestID: req.GetRequestId()}
+	if credential, ok := upstream.CredentialFrom(ctx); ok {
+		key.caller = sha256.Sum256([]byte(credential.Reveal()))
 	}
 	r, first := s.records.begin(key, req)
 	if first {
 		// A panic leaves the outcome unknown, and those who wait are told.
 		r.err = &reason.Error{Reason: teamtokenv1.ErrorReason_ERROR_REASON_INTERNAL, Outcome: reason.Unknown}
 		defer s.records.end(key, r)
-		r.response, r.err = generate()
-		return r.response, r.err
+		response, err := issue()
+		r.response, r.err = response, err
+		return response, err
 	}
+	var none R
 	if !proto.Equal(r.request, req) {
-		return nil, &reason.Error{
+		return none, &reason.Error{
 			Reason: teamtokenv1.ErrorReason_ERROR_REASON_REQUEST_ID_REUSED, Outcome: reason.NotApplied,
 		}
 	}
-	return s.again(ctx, r)
+	ranBefore, err := r.wait(ctx)
+	if err != nil {
+		return none, err
+	}
+	response := r.response.(R) // the key holds the message's name
+	if !ranBefore {
+		return response, nil
+	}
+	id := response.GetTeamToken().GetId()
+	token, err := current(id)
+	switch {
+	case isNotFound(err), err == nil && token.ID != id:
+		return none, &reason.Error{
+			Reason: teamtokenv1.ErrorReason_ERROR_REASON_TOKEN_SUPERSEDED, Outcome: reason.AppliedUndelivered, Cause: err,
+		}
+	case err != nil:
+		return none, unsent(translate(ctx, err, kind))
+	}
+	return response, nil
 }
 
-// again gives the answer of an earlier call, or of the one under way.
-func (s *Service) again(ctx context.Context, r *record) (*teamtokenv1.GenerateTokenResponse, error) {
-	var ran bool
+// wait waits for the call's end, reports whether that had come before, and
+// returns the error that the call ended with.
+func (r *record) wait(ctx context.Context) (ranBefore bool, err error) {
 	select {
 	case <-r.ended:
-		ran = true
+		return true, r.err
 	default:
 	}
 	select {
 	case <-r.ended:
+		return false, r.err
 	case <-ctx.Done():
-		return nil, &reason.Error{
+		return false, &reason.Error{
 			Reason: teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_TIMEOUT, Outcome: reason.Unknown, Cause: ctx.Err(),
 		}
 	}
-	if r.err != nil || !ran {
-		return r.response, r.err
-	}
-	team, _ := upstream.ParseTeamID(r.request.GetTeamId()) // it was valid
-	token, err := s.upstream.ReadToken(ctx, team)
-	switch {
-	case isNotFound(err), err == nil && token.ID != r.response.GetTeamToken().GetId():
-		return nil, &reason.Error{
-			Reason: teamtokenv1.ErrorReason_ERROR_REASON_TOKEN_SUPERSEDED, Outcome: reason.AppliedUndelivered, Cause: err,
-		}
-	case err != nil:
-		return nil, unsent(translate(ctx, err, mutation))
-	}
-	return r.response, nil
 }
 
 // begin returns the record of key, and whether the caller of begin is the first
 // and must end it.
-func (r *records) begin(key recordKey, req *teamtokenv1.GenerateTokenRequest) (_ *record, first bool) {
+func (r *records) begin(key recordKey, req proto.Message) (_ *record, first bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if known := r.calls[key]; known != nil {

@@ -16,6 +16,21 @@ type Upstream interface {
 	CreateToken(ctx context.Context, team upstream.TeamID, expiredAt time.Time) (upstream.Token, secret.Text, error)
 	ReadToken(ctx context.Context, team upstream.TeamID) (upstream.Token, error)
 	DeleteToken(ctx context.Context, team upstream.TeamID) error
+	CreateNamedToken(
+		ctx context.Context, team upstream.TeamID, description string, expiredAt time.Time,
+	) (upstream.Token, secret.Text, error)
+	ReadTokenByID(ctx context.Context, id upstream.TokenID) (upstream.Token, error)
+	DeleteTokenByID(ctx context.Context, id upstream.TokenID) error
+	ListTokens(ctx context.Context, organization upstream.Organization, l upstream.List) (upstream.Page, error)
+}
+
+// Options are the service's own limits; the zero value has none.
+type Options struct {
+	// MaxTokenTTL caps the life that a token may be asked for, and is asked for
+	// where the caller and DefaultTokenTTL say nothing.
+	MaxTokenTTL time.Duration
+	// DefaultTokenTTL is asked for where the caller says nothing.
+	DefaultTokenTTL time.Duration
 }
 
 // Service implements TeamTokenService. It is safe for concurrent use.
@@ -23,6 +38,7 @@ type Service struct {
 	teamtokenv1.UnimplementedTeamTokenServiceServer
 
 	upstream Upstream
+	options  Options
 	log      *slog.Logger
 	flights  flights
 	turns    turns
@@ -30,8 +46,8 @@ type Service struct {
 }
 
 // New returns a service in front of u, which logs to log what no caller is told.
-func New(u Upstream, log *slog.Logger) *Service {
-	return &Service{upstream: u, log: log}
+func New(u Upstream, o Options, log *slog.Logger) *Service {
+	return &Service{upstream: u, options: o, log: log}
 }
 
 // Drain waits for the changes that are under way, or for the end of ctx.

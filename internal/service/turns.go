@@ -72,7 +72,7 @@ func (s *Service) expect(ctx context.Context, team upstream.TeamID, id string) e
 			Reason: teamtokenv1.ErrorReason_ERROR_REASON_TOKEN_CHANGED, Outcome: reason.NotApplied, Cause: err,
 		}
 	case err != nil:
-		return unsent(translate(ctx, err, mutation))
+		return unsent(translate(ctx, err, changeTeam))
 	}
 	return nil
 }

@@ -1,6 +1,9 @@
 package service
 
 import (
+	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -28,11 +31,8 @@ func (v *violations) teamID(field, s string) upstream.TeamID {
 }
 
 func (v *violations) expectedTokenID(field, s string) {
-	if s == "" {
-		return
-	}
-	if _, err := upstream.ParseTokenID(s); err != nil {
-		v.add(field, err.Error())
+	if s != "" {
+		v.tokenID(field, s)
 	}
 }
 
@@ -42,17 +42,66 @@ func (v *violations) requestID(field, s string) {
 	}
 }
 
-// expiry is zero where none was asked for.
-func (v *violations) expiry(field string, t *timestamppb.Timestamp, now time.Time) time.Time {
-	switch {
-	case t == nil:
-		return time.Time{}
+// expiry is what to ask the upstream for, zero where that is to decide.
+func (v *violations) expiry(field string, t *timestamppb.Timestamp, o Options) time.Time {
+	now := time.Now()
+	if t == nil {
+		switch {
+		case o.DefaultTokenTTL > 0:
+			return now.Add(o.DefaultTokenTTL)
+		case o.MaxTokenTTL > 0:
+			return now.Add(o.MaxTokenTTL)
+		default:
+			return time.Time{}
+		}
+	}
+	switch at := t.AsTime(); {
 	case t.CheckValid() != nil:
 		v.add(field, "must be a time between the years 1 and 9999")
-	case !t.AsTime().After(now):
+	case !at.After(now):
 		v.add(field, "must be in the future")
+	case o.MaxTokenTTL > 0 && at.After(now.Add(o.MaxTokenTTL)):
+		v.add(field, fmt.Sprintf("must be at most %v from now: this service allows no more", o.MaxTokenTTL))
 	}
 	return t.AsTime()
+}
+
+func (v *violations) tokenID(field, s string) upstream.TokenID {
+	id, err := upstream.ParseTokenID(s)
+	if err != nil {
+		v.add(field, err.Error())
+	}
+	return id
+}
+
+func (v *violations) organization(field, s string) upstream.Organization {
+	name, err := upstream.ParseOrganization(s)
+	if err != nil {
+		v.add(field, err.Error())
+	}
+	return name
+}
+
+// description must be there, and may be empty.
+func (v *violations) description(field string, s *string) {
+	switch {
+	case s == nil:
+		v.add(field, "is required, and may be empty: to replace the team's token without one, use GenerateToken")
+	case len(*s) > maxDescription:
+		v.add(field, fmt.Sprintf("must not be longer than %d bytes", maxDescription))
+	}
+}
+
+// The upstream says nothing of these limits: they only keep out what is absurd.
+const (
+	maxDescription = 1024
+	maxQuery       = 256
+)
+
+func (v *violations) oneOf(field, s string, allowed []string) {
+	if !slices.Contains(allowed, s) {
+		v.add(field, "must be one of "+strings.Join(allowed, ", "))
+	}
 }
 
 // err is nil if there are no violations.
@@ -61,6 +110,6 @@ func (v violations) err(k callKind) error {
 		return nil
 	}
 	return &reason.Error{
-		Reason: teamtokenv1.ErrorReason_ERROR_REASON_INVALID_FIELD, Outcome: k.notApplied(), Violations: v,
+		Reason: teamtokenv1.ErrorReason_ERROR_REASON_INVALID_FIELD, Outcome: k.outcome(reason.NotApplied), Violations: v,
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -47,7 +49,7 @@ type Credential interface {
 
 // Attempt is one request to the upstream, when it has ended.
 type Attempt struct {
-	Operation string        // `generate`, `read`, `delete`
+	Operation string        // what was asked for, `generate` for example
 	Result    string        // `ok`, or the name of a Kind
 	Duration  time.Duration // from before the connection to after the answer
 }
@@ -87,9 +89,22 @@ func CredentialFrom(ctx context.Context) (secret.Text, bool) {
 // CreateToken makes the team's token, which revokes the one before, and returns
 // the only copy of its secret. A zero expiredAt leaves the expiry to the upstream.
 func (c *Client) CreateToken(ctx context.Context, team TeamID, expiredAt time.Time) (Token, secret.Text, error) {
-	answer, err := c.call(ctx, request{
-		operation: "generate", method: http.MethodPost, path: teamPath(team), body: encodeRequest(expiredAt), mutates: true,
+	return c.create(ctx, request{operation: "generate", path: teamPath(team), body: encodeRequest(nil, expiredAt)})
+}
+
+// CreateNamedToken makes one more token of the team and returns the only copy of
+// its secret. A description that is taken is a DescriptionTaken.
+func (c *Client) CreateNamedToken(
+	ctx context.Context, team TeamID, description string, expiredAt time.Time,
+) (Token, secret.Text, error) {
+	return c.create(ctx, request{
+		operation: "create_named", path: teamPath(team) + "s", body: encodeRequest(&description, expiredAt), optional: true,
 	})
+}
+
+func (c *Client) create(ctx context.Context, r request) (Token, secret.Text, error) {
+	r.method, r.mutates = http.MethodPost, true
+	answer, err := c.call(ctx, r)
 	if err != nil {
 		return Token{}, secret.Text{}, err
 	}
@@ -102,7 +117,17 @@ func (c *Client) CreateToken(ctx context.Context, team TeamID, expiredAt time.Ti
 
 // ReadToken describes the team's token.
 func (c *Client) ReadToken(ctx context.Context, team TeamID) (Token, error) {
-	answer, err := c.call(ctx, request{operation: "read", method: http.MethodGet, path: teamPath(team)})
+	return c.read(ctx, request{operation: "read", path: teamPath(team)})
+}
+
+// ReadTokenByID describes any token: its TeamID is empty if it is not a team's.
+func (c *Client) ReadTokenByID(ctx context.Context, id TokenID) (Token, error) {
+	return c.read(ctx, request{operation: "read_by_id", path: tokenPath(id), optional: true})
+}
+
+func (c *Client) read(ctx context.Context, r request) (Token, error) {
+	r.method = http.MethodGet
+	answer, err := c.call(ctx, r)
 	if err != nil {
 		return Token{}, err
 	}
@@ -119,13 +144,57 @@ func (c *Client) DeleteToken(ctx context.Context, team TeamID) error {
 	return err
 }
 
+// DeleteTokenByID revokes any token, be it a team's or not.
+func (c *Client) DeleteTokenByID(ctx context.Context, id TokenID) error {
+	_, err := c.call(ctx, request{
+		operation: "delete_by_id", method: http.MethodDelete, path: tokenPath(id), mutates: true, optional: true,
+	})
+	return err
+}
+
+// List says which page of which team tokens to list.
+type List struct {
+	Query        string   // in the team's name
+	Sort         string   // empty for the upstream's order
+	ExpiryStatus []string // any of these; none for all
+	Page, Size   int      // from 1; 1 to 100
+}
+
+// ListTokens describes a page of the tokens of an organization's teams.
+func (c *Client) ListTokens(ctx context.Context, organization Organization, l List) (Page, error) {
+	query := url.Values{"page[number]": {strconv.Itoa(l.Page)}, "page[size]": {strconv.Itoa(l.Size)}}
+	if l.Query != "" {
+		query.Set("q", l.Query)
+	}
+	if l.Sort != "" {
+		query.Set("sort", l.Sort)
+	}
+	if len(l.ExpiryStatus) > 0 {
+		query.Set("filter[expiry_status]", strings.Join(l.ExpiryStatus, ","))
+	}
+	answer, err := c.call(ctx, request{
+		operation: "list", method: http.MethodGet, path: "/api/v2/organizations/" + organization.name + "/team-tokens",
+		query: query.Encode(), optional: true,
+	})
+	if err != nil {
+		return Page{}, err
+	}
+	page, err := decodeList(answer.body)
+	if err != nil {
+		return Page{}, answer.invalid(err)
+	}
+	return page, nil
+}
+
 func teamPath(team TeamID) string { return "/api/v2/teams/" + team.id + "/authentication-token" }
+func tokenPath(id TokenID) string { return "/api/v2/authentication-tokens/" + id.id }
 
 // request is one call, before it is sent any number of times.
 type request struct {
-	operation, method, path string
-	body                    []byte
-	mutates                 bool
+	operation, method, path, query string
+	body                           []byte
+	mutates                        bool
+	optional                       bool // not every upstream has the endpoint
 }
 
 // answer is a 2xx.
@@ -249,7 +318,11 @@ func (c *Client) exchange(ctx context.Context, r request, credential secret.Text
 		return answer{}, progress.failure(attempt, err)
 	}
 	defer resp.Body.Close()
-	body, err := readBody(resp)
+	limit := int64(maxBody)
+	if r.query != "" {
+		limit = maxListBody
+	}
+	body, err := readBody(resp, limit)
 	e := &Error{Status: resp.StatusCode, Cause: harmless(err)}
 	if id := resp.Header.Get(requestid.Header); requestid.Valid(id) {
 		e.RequestID = id
@@ -257,8 +330,13 @@ func (c *Client) exchange(ctx context.Context, r request, credential secret.Text
 	switch ok := resp.StatusCode >= 200 && resp.StatusCode < 300; {
 	case !ok:
 		e.Kind = kindOf(resp.StatusCode)
-		if e.Kind == RateLimited {
+		switch {
+		case e.Kind == RateLimited:
 			e.Wait = waitOf(resp.Header, time.Now())
+		case e.Kind == Rejected && descriptionTaken(body):
+			e.Kind = DescriptionTaken
+		case r.optional && unrouted(resp):
+			e.Kind = Unavailable
 		}
 		return answer{}, e
 	case err != nil && r.method != http.MethodDelete: // of which the status says all
@@ -271,9 +349,22 @@ func (c *Client) exchange(ctx context.Context, r request, credential secret.Text
 	return answer{status: e.Status, requestID: e.RequestID, body: body}, nil
 }
 
+// unrouted reports whether an answer is a router's own, which knows no such
+// path: where the API itself says 404, it says so in its own media type.
+func unrouted(resp *http.Response) bool {
+	switch resp.StatusCode {
+	case http.StatusNotImplemented, http.StatusMethodNotAllowed:
+		return true
+	case http.StatusNotFound:
+		return !strings.Contains(resp.Header.Get("Content-Type"), "json")
+	default:
+		return false
+	}
+}
+
 func (c *Client) httpRequest(ctx context.Context, r request, credential secret.Text) *http.Request {
 	u := c.base
-	u.Path = r.path
+	u.Path, u.RawQuery = r.path, r.query
 	req := (&http.Request{
 		Method: r.method,
 		URL:    &u,
@@ -298,20 +389,24 @@ func (c *Client) httpRequest(ctx context.Context, r request, credential secret.T
 	return req
 }
 
-const maxBody = 64 << 10
+// A token's document is shorter than 1 KiB. A list has up to 100 of them.
+const (
+	maxBody     = 64 << 10
+	maxListBody = 512 << 10
+)
 
-// readBody reads at most 64 KiB, and to the end where it can, so that the
+// readBody reads at most limit bytes, and to the end where it can, so that the
 // connection is kept.
-func readBody(resp *http.Response) ([]byte, error) {
-	if resp.ContentLength > maxBody {
+func readBody(resp *http.Response, limit int64) ([]byte, error) {
+	if resp.ContentLength > limit {
 		return nil, errTooLong
 	}
 	var b bytes.Buffer
 	if resp.ContentLength > 0 {
 		b.Grow(int(resp.ContentLength) + bytes.MinRead)
 	}
-	n, err := b.ReadFrom(io.LimitReader(resp.Body, maxBody+1))
-	if err == nil && n > maxBody {
+	n, err := b.ReadFrom(io.LimitReader(resp.Body, limit+1))
+	if err == nil && n > limit {
 		err = errTooLong
 	}
 	return b.Bytes(), err

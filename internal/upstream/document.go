@@ -3,6 +3,7 @@ package upstream
 import (
 	"encoding/json"
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/teamtoken/teamtoken/internal/secret"
@@ -23,6 +24,13 @@ type Token struct {
 type Creator struct {
 	ID   string
 	Type string // `users`, `teams` or `organizations`
+}
+
+// Page is a part of a list.
+type Page struct {
+	Tokens []Token
+	Next   int // the next page's number, or 0
+	Total  int // tokens on all pages
 }
 
 // MediaType is JSON:API's.
@@ -74,20 +82,13 @@ var (
 	errNotDocument = errors.New("not a token document")
 	errNoID        = errors.New("token document without a usable id")
 	errNoSecret    = errors.New("token document without a usable secret")
-	errTooLong     = errors.New("document longer than 64 KiB")
+	errTooLong     = errors.New("document longer than any of this API")
 )
 
-// decodeToken reads a token document. The secret is empty where it holds none.
-func decodeToken(body []byte) (Token, secret.Text, error) {
-	var doc struct {
-		Data resource `json:"data"`
-	}
-	if json.Unmarshal(body, &doc) != nil {
-		return Token{}, secret.Text{}, errNotDocument
-	}
-	r := doc.Data
+// token is the resource without its secret.
+func (r *resource) token() (Token, error) {
 	if _, err := ParseTokenID(r.ID); err != nil {
-		return Token{}, secret.Text{}, errNoID
+		return Token{}, errNoID
 	}
 	return Token{
 		ID:          r.ID,
@@ -97,7 +98,68 @@ func decodeToken(body []byte) (Token, secret.Text, error) {
 		LastUsedAt:  r.Attributes.LastUsedAt.Time,
 		ExpiredAt:   r.Attributes.ExpiredAt.Time,
 		CreatedBy:   Creator(r.Relationships.CreatedBy.Data),
-	}, r.Attributes.Token, nil
+	}, nil
+}
+
+// decodeToken reads a token document. The secret is empty where it holds none.
+func decodeToken(body []byte) (Token, secret.Text, error) {
+	var doc struct {
+		Data resource `json:"data"`
+	}
+	if json.Unmarshal(body, &doc) != nil {
+		return Token{}, secret.Text{}, errNotDocument
+	}
+	t, err := doc.Data.token()
+	if err != nil {
+		return Token{}, secret.Text{}, err
+	}
+	return t, doc.Data.Attributes.Token, nil
+}
+
+// decodeList reads a page of a list.
+func decodeList(body []byte) (Page, error) {
+	var doc struct {
+		Data *[]resource `json:"data"`
+		Meta struct {
+			Pagination struct {
+				NextPage   *int `json:"next-page"`
+				TotalCount int  `json:"total-count"`
+			} `json:"pagination"`
+		} `json:"meta"`
+	}
+	if json.Unmarshal(body, &doc) != nil || doc.Data == nil {
+		return Page{}, errNotDocument
+	}
+	page := Page{Total: doc.Meta.Pagination.TotalCount, Tokens: make([]Token, len(*doc.Data))}
+	if next := doc.Meta.Pagination.NextPage; next != nil {
+		page.Next = *next
+	}
+	for i := range *doc.Data {
+		var err error
+		if page.Tokens[i], err = (*doc.Data)[i].token(); err != nil {
+			return Page{}, err
+		}
+	}
+	return page, nil
+}
+
+// descriptionTaken reports whether an error document says so. The status alone
+// does not: every failed validation is a 422.
+func descriptionTaken(body []byte) bool {
+	var doc struct {
+		Errors []struct {
+			Detail string `json:"detail"`
+		} `json:"errors"`
+	}
+	if json.Unmarshal(body, &doc) != nil {
+		return false
+	}
+	for _, e := range doc.Errors {
+		if strings.Contains(e.Detail, "Description has already been taken") {
+			return true
+		}
+	}
+	return false
 }
 
 // decodeNewToken reads a token document that must hold a secret which can stand
@@ -129,20 +191,23 @@ func usable(s secret.Text) bool {
 const TimeFormat = "2006-01-02T15:04:05.000Z"
 
 // encodeRequest is the body that asks for a token: the vendor's clients send the
-// same, and some servers refuse an empty one.
-func encodeRequest(expiredAt time.Time) []byte {
+// same, and some servers refuse an empty one. A nil description asks for the
+// team's token without one.
+func encodeRequest(description *string, expiredAt time.Time) []byte {
 	type attributes struct {
-		ExpiredAt string `json:"expired-at,omitempty"`
+		Description *string `json:"description,omitempty"`
+		ExpiredAt   string  `json:"expired-at,omitempty"`
 	}
 	var doc struct {
 		Data struct {
-			Type       string      `json:"type"`
-			Attributes *attributes `json:"attributes,omitempty"`
+			Type       string     `json:"type"`
+			Attributes attributes `json:"attributes,omitzero"`
 		} `json:"data"`
 	}
 	doc.Data.Type = Type
+	doc.Data.Attributes.Description = description
 	if !expiredAt.IsZero() {
-		doc.Data.Attributes = &attributes{ExpiredAt: expiredAt.UTC().Format(TimeFormat)}
+		doc.Data.Attributes.ExpiredAt = expiredAt.UTC().Format(TimeFormat)
 	}
 	b, _ := json.Marshal(doc) // strings alone
 	return b

@@ -13,22 +13,24 @@ type Kind int
 
 // The kinds. All but the last three are certain that nothing was changed.
 const (
-	Unreachable     Kind = iota // nothing was sent; or, on a read, no answer was to be had
-	RateLimited                 // 429, and the wait does not fit into the deadline
-	Unauthorized                // 401
-	Forbidden                   // 403
-	NotFound                    // 404: missing, or not to be seen
-	Conflict                    // 409
-	Rejected                    // any other 4xx: 400 and 422 above all
-	Redirected                  // 3xx
-	Timeout                     // sent, and no answer in time
-	Lost                        // sent, and 5xx or no answer
-	ResponseInvalid             // 2xx, carried out, and the document is of no use
+	Unreachable      Kind = iota // nothing was sent; or, on a read, no answer was to be had
+	RateLimited                  // 429, and the wait does not fit into the deadline
+	Unauthorized                 // 401
+	Forbidden                    // 403
+	NotFound                     // 404: missing, or not to be seen
+	Conflict                     // 409
+	Rejected                     // any other 4xx: 400 and 422 above all
+	DescriptionTaken             // 422, since the team has a token with this description
+	Unavailable                  // the upstream does not know the endpoint
+	Redirected                   // 3xx
+	Timeout                      // sent, and no answer in time
+	Lost                         // sent, and 5xx or no answer
+	ResponseInvalid              // 2xx, carried out, and the document is of no use
 )
 
 var kindNames = [...]string{
-	"unreachable", "rate_limited", "unauthorized", "forbidden", "not_found", "conflict", "rejected", "redirected",
-	"timeout", "lost", "response_invalid",
+	"unreachable", "rate_limited", "unauthorized", "forbidden", "not_found", "conflict", "rejected",
+	"description_taken", "unavailable", "redirected", "timeout", "lost", "response_invalid",
 }
 
 // String is the kind's name in logs and metrics.

@@ -13,16 +13,22 @@ type TeamID struct{ id string }
 // `at-…` and digits alone on HCP Terraform, `tt-…` elsewhere.
 type TokenID struct{ id string }
 
+// Organization is a well-formed name of an organization, 1 to 40 letters,
+// digits, `_` and `-`.
+type Organization struct{ name string }
+
 // What is wrong with a malformed id, in words for the caller.
 var (
-	ErrTeamID  = errors.New("must be `team-` and 16 letters and digits")
-	ErrTokenID = errors.New("must be 1 to 64 letters, digits and hyphens")
+	ErrTeamID       = errors.New("must be `team-` and 16 letters and digits")
+	ErrTokenID      = errors.New("must be 1 to 64 letters, digits and hyphens")
+	ErrOrganization = errors.New("must be 1 to 40 letters, digits, `_` and `-`")
 )
 
 const (
 	teamPrefix     = "team-"
 	teamIDLength   = len(teamPrefix) + 16
 	maxTokenLength = 64
+	maxNameLength  = 40
 )
 
 // ParseTeamID returns the id that s is, or ErrTeamID.
@@ -39,6 +45,14 @@ func ParseTokenID(s string) (TokenID, error) {
 		return TokenID{}, ErrTokenID
 	}
 	return TokenID{s}, nil
+}
+
+// ParseOrganization returns the name that s is, or ErrOrganization.
+func ParseOrganization(s string) (Organization, error) {
+	if s == "" || len(s) > maxNameLength || !only(s, "_-") {
+		return Organization{}, ErrOrganization
+	}
+	return Organization{s}, nil
 }
 
 func (t TeamID) String() string  { return t.id }

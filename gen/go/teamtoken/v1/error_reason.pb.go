@@ -86,6 +86,17 @@ const (
 	// INTERNAL. A defect of the service. Its operators find it in the log under
 	// the call's request id.
 	ErrorReason_ERROR_REASON_INTERNAL ErrorReason = 20
+	// NOT_FOUND. There is no such token, it is not a team's, the credential may not
+	// see it, or the upstream has no tokens by id: it tells nobody which.
+	ErrorReason_ERROR_REASON_TOKEN_NOT_FOUND_OR_FORBIDDEN ErrorReason = 21
+	// NOT_FOUND. There is no such organization, the credential may not see it, or
+	// the upstream has no lists of team tokens: it tells nobody which.
+	ErrorReason_ERROR_REASON_ORGANIZATION_NOT_FOUND_OR_FORBIDDEN ErrorReason = 22
+	// ALREADY_EXISTS. The team has a token with this description.
+	ErrorReason_ERROR_REASON_DESCRIPTION_TAKEN ErrorReason = 23
+	// UNIMPLEMENTED. The upstream is too old for this call, or another server of
+	// its API without it.
+	ErrorReason_ERROR_REASON_UPSTREAM_FEATURE_UNAVAILABLE ErrorReason = 24
 )
 
 // Enum value maps for ErrorReason.
@@ -112,29 +123,37 @@ var (
 		18: "ERROR_REASON_REQUEST_ID_REUSED",
 		19: "ERROR_REASON_SHUTTING_DOWN",
 		20: "ERROR_REASON_INTERNAL",
+		21: "ERROR_REASON_TOKEN_NOT_FOUND_OR_FORBIDDEN",
+		22: "ERROR_REASON_ORGANIZATION_NOT_FOUND_OR_FORBIDDEN",
+		23: "ERROR_REASON_DESCRIPTION_TAKEN",
+		24: "ERROR_REASON_UPSTREAM_FEATURE_UNAVAILABLE",
 	}
 	ErrorReason_value = map[string]int32{
-		"ERROR_REASON_UNSPECIFIED":                  0,
-		"ERROR_REASON_INVALID_FIELD":                1,
-		"ERROR_REASON_CALLER_UNAUTHENTICATED":       2,
-		"ERROR_REASON_UPSTREAM_UNREACHABLE":         3,
-		"ERROR_REASON_UPSTREAM_RATE_LIMITED":        4,
-		"ERROR_REASON_UPSTREAM_CREDENTIAL_REJECTED": 5,
-		"ERROR_REASON_UPSTREAM_TOKEN_INVALID":       6,
-		"ERROR_REASON_UPSTREAM_FORBIDDEN":           7,
-		"ERROR_REASON_TEAM_NOT_FOUND_OR_FORBIDDEN":  8,
-		"ERROR_REASON_UPSTREAM_CONFLICT":            9,
-		"ERROR_REASON_UPSTREAM_REJECTED":            10,
-		"ERROR_REASON_UPSTREAM_REDIRECT_REFUSED":    11,
-		"ERROR_REASON_UPSTREAM_OUTCOME_UNKNOWN":     12,
-		"ERROR_REASON_UPSTREAM_TIMEOUT":             13,
-		"ERROR_REASON_UPSTREAM_RESPONSE_INVALID":    14,
-		"ERROR_REASON_TOKEN_CHANGED":                15,
-		"ERROR_REASON_TEAM_BUSY":                    16,
-		"ERROR_REASON_TOKEN_SUPERSEDED":             17,
-		"ERROR_REASON_REQUEST_ID_REUSED":            18,
-		"ERROR_REASON_SHUTTING_DOWN":                19,
-		"ERROR_REASON_INTERNAL":                     20,
+		"ERROR_REASON_UNSPECIFIED":                         0,
+		"ERROR_REASON_INVALID_FIELD":                       1,
+		"ERROR_REASON_CALLER_UNAUTHENTICATED":              2,
+		"ERROR_REASON_UPSTREAM_UNREACHABLE":                3,
+		"ERROR_REASON_UPSTREAM_RATE_LIMITED":               4,
+		"ERROR_REASON_UPSTREAM_CREDENTIAL_REJECTED":        5,
+		"ERROR_REASON_UPSTREAM_TOKEN_INVALID":              6,
+		"ERROR_REASON_UPSTREAM_FORBIDDEN":                  7,
+		"ERROR_REASON_TEAM_NOT_FOUND_OR_FORBIDDEN":         8,
+		"ERROR_REASON_UPSTREAM_CONFLICT":                   9,
+		"ERROR_REASON_UPSTREAM_REJECTED":                   10,
+		"ERROR_REASON_UPSTREAM_REDIRECT_REFUSED":           11,
+		"ERROR_REASON_UPSTREAM_OUTCOME_UNKNOWN":            12,
+		"ERROR_REASON_UPSTREAM_TIMEOUT":                    13,
+		"ERROR_REASON_UPSTREAM_RESPONSE_INVALID":           14,
+		"ERROR_REASON_TOKEN_CHANGED":                       15,
+		"ERROR_REASON_TEAM_BUSY":                           16,
+		"ERROR_REASON_TOKEN_SUPERSEDED":                    17,
+		"ERROR_REASON_REQUEST_ID_REUSED":                   18,
+		"ERROR_REASON_SHUTTING_DOWN":                       19,
+		"ERROR_REASON_INTERNAL":                            20,
+		"ERROR_REASON_TOKEN_NOT_FOUND_OR_FORBIDDEN":        21,
+		"ERROR_REASON_ORGANIZATION_NOT_FOUND_OR_FORBIDDEN": 22,
+		"ERROR_REASON_DESCRIPTION_TAKEN":                   23,
+		"ERROR_REASON_UPSTREAM_FEATURE_UNAVAILABLE":        24,
 	}
 )
 
@@ -228,7 +247,7 @@ var File_teamtoken_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_teamtoken_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"\x1fteamtoken/v1/error_reason.proto\x12\fteamtoken.v1*\x9a\x06\n" +
+	"\x1fteamtoken/v1/error_reason.proto\x12\fteamtoken.v1*\xd2\a\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aERROR_REASON_INVALID_FIELD\x10\x01\x12'\n" +
@@ -251,7 +270,11 @@ const file_teamtoken_v1_error_reason_proto_rawDesc = "" +
 	"\x1dERROR_REASON_TOKEN_SUPERSEDED\x10\x11\x12\"\n" +
 	"\x1eERROR_REASON_REQUEST_ID_REUSED\x10\x12\x12\x1e\n" +
 	"\x1aERROR_REASON_SHUTTING_DOWN\x10\x13\x12\x19\n" +
-	"\x15ERROR_REASON_INTERNAL\x10\x14*q\n" +
+	"\x15ERROR_REASON_INTERNAL\x10\x14\x12-\n" +
+	")ERROR_REASON_TOKEN_NOT_FOUND_OR_FORBIDDEN\x10\x15\x124\n" +
+	"0ERROR_REASON_ORGANIZATION_NOT_FOUND_OR_FORBIDDEN\x10\x16\x12\"\n" +
+	"\x1eERROR_REASON_DESCRIPTION_TAKEN\x10\x17\x12-\n" +
+	")ERROR_REASON_UPSTREAM_FEATURE_UNAVAILABLE\x10\x18*q\n" +
 	"\aOutcome\x12\x17\n" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13OUTCOME_NOT_APPLIED\x10\x01\x12\x1f\n" +

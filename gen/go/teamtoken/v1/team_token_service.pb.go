@@ -353,6 +353,469 @@ func (x *GetTokenResponse) GetTeamToken() *TeamToken {
 	return nil
 }
 
+// CreateNamedTokenRequest asks for one more token of a team.
+type CreateNamedTokenRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The team: `team-` and 16 letters and digits. Required.
+	TeamId string `protobuf:"bytes,1,opt,name=team_id,json=teamId,proto3" json:"team_id,omitempty"`
+	// What the token is for; no two tokens of a team have the same. Required, and
+	// may be empty: leaving it out is refused, since GenerateToken is for that.
+	Description *string `protobuf:"bytes,2,opt,name=description,proto3,oneof" json:"description,omitempty"`
+	// When the token shall stop working, as in GenerateTokenRequest.
+	ExpiredAt *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expired_at,json=expiredAt,proto3" json:"expired_at,omitempty"`
+	// Makes the call safe to repeat, as in GenerateTokenRequest.
+	RequestId     string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateNamedTokenRequest) Reset() {
+	*x = CreateNamedTokenRequest{}
+	mi := &file_teamtoken_v1_team_token_service_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateNamedTokenRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateNamedTokenRequest) ProtoMessage() {}
+
+func (x *CreateNamedTokenRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_teamtoken_v1_team_token_service_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateNamedTokenRequest.ProtoReflect.Descriptor instead.
+func (*CreateNamedTokenRequest) Descriptor() ([]byte, []int) {
+	return file_teamtoken_v1_team_token_service_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *CreateNamedTokenRequest) GetTeamId() string {
+	if x != nil {
+		return x.TeamId
+	}
+	return ""
+}
+
+func (x *CreateNamedTokenRequest) GetDescription() string {
+	if x != nil && x.Description != nil {
+		return *x.Description
+	}
+	return ""
+}
+
+func (x *CreateNamedTokenRequest) GetExpiredAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpiredAt
+	}
+	return nil
+}
+
+func (x *CreateNamedTokenRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+// CreateNamedTokenResponse is the only place where the secret is ever shown.
+type CreateNamedTokenResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What the upstream says of the new token.
+	TeamToken *TeamToken `protobuf:"bytes,1,opt,name=team_token,json=teamToken,proto3" json:"team_token,omitempty"`
+	// The bearer secret. The service keeps no copy, and the upstream never shows
+	// it again.
+	Secret        string `protobuf:"bytes,2,opt,name=secret,proto3" json:"secret,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateNamedTokenResponse) Reset() {
+	*x = CreateNamedTokenResponse{}
+	mi := &file_teamtoken_v1_team_token_service_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateNamedTokenResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateNamedTokenResponse) ProtoMessage() {}
+
+func (x *CreateNamedTokenResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_teamtoken_v1_team_token_service_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateNamedTokenResponse.ProtoReflect.Descriptor instead.
+func (*CreateNamedTokenResponse) Descriptor() ([]byte, []int) {
+	return file_teamtoken_v1_team_token_service_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *CreateNamedTokenResponse) GetTeamToken() *TeamToken {
+	if x != nil {
+		return x.TeamToken
+	}
+	return nil
+}
+
+func (x *CreateNamedTokenResponse) GetSecret() string {
+	if x != nil {
+		return x.Secret
+	}
+	return ""
+}
+
+// GetTokenByIDRequest asks what is known of a token.
+type GetTokenByIDRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The token's id: 1 to 64 letters, digits and hyphens. Required.
+	TokenId       string `protobuf:"bytes,1,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetTokenByIDRequest) Reset() {
+	*x = GetTokenByIDRequest{}
+	mi := &file_teamtoken_v1_team_token_service_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetTokenByIDRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetTokenByIDRequest) ProtoMessage() {}
+
+func (x *GetTokenByIDRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_teamtoken_v1_team_token_service_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetTokenByIDRequest.ProtoReflect.Descriptor instead.
+func (*GetTokenByIDRequest) Descriptor() ([]byte, []int) {
+	return file_teamtoken_v1_team_token_service_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *GetTokenByIDRequest) GetTokenId() string {
+	if x != nil {
+		return x.TokenId
+	}
+	return ""
+}
+
+// GetTokenByIDResponse describes the token. It never holds the secret.
+type GetTokenByIDResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What the upstream says of the token.
+	TeamToken     *TeamToken `protobuf:"bytes,1,opt,name=team_token,json=teamToken,proto3" json:"team_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetTokenByIDResponse) Reset() {
+	*x = GetTokenByIDResponse{}
+	mi := &file_teamtoken_v1_team_token_service_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetTokenByIDResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetTokenByIDResponse) ProtoMessage() {}
+
+func (x *GetTokenByIDResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_teamtoken_v1_team_token_service_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetTokenByIDResponse.ProtoReflect.Descriptor instead.
+func (*GetTokenByIDResponse) Descriptor() ([]byte, []int) {
+	return file_teamtoken_v1_team_token_service_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *GetTokenByIDResponse) GetTeamToken() *TeamToken {
+	if x != nil {
+		return x.TeamToken
+	}
+	return nil
+}
+
+// DeleteTokenByIDRequest asks that a token be revoked.
+type DeleteTokenByIDRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The token's id: 1 to 64 letters, digits and hyphens. Required.
+	TokenId       string `protobuf:"bytes,1,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteTokenByIDRequest) Reset() {
+	*x = DeleteTokenByIDRequest{}
+	mi := &file_teamtoken_v1_team_token_service_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteTokenByIDRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteTokenByIDRequest) ProtoMessage() {}
+
+func (x *DeleteTokenByIDRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_teamtoken_v1_team_token_service_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteTokenByIDRequest.ProtoReflect.Descriptor instead.
+func (*DeleteTokenByIDRequest) Descriptor() ([]byte, []int) {
+	return file_teamtoken_v1_team_token_service_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *DeleteTokenByIDRequest) GetTokenId() string {
+	if x != nil {
+		return x.TokenId
+	}
+	return ""
+}
+
+// DeleteTokenByIDResponse is empty: the token is gone.
+type DeleteTokenByIDResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteTokenByIDResponse) Reset() {
+	*x = DeleteTokenByIDResponse{}
+	mi := &file_teamtoken_v1_team_token_service_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteTokenByIDResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteTokenByIDResponse) ProtoMessage() {}
+
+func (x *DeleteTokenByIDResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_teamtoken_v1_team_token_service_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteTokenByIDResponse.ProtoReflect.Descriptor instead.
+func (*DeleteTokenByIDResponse) Descriptor() ([]byte, []int) {
+	return file_teamtoken_v1_team_token_service_proto_rawDescGZIP(), []int{11}
+}
+
+// ListTokensRequest asks for a page of tokens.
+type ListTokensRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The organization's name: 1 to 40 letters, digits, `_` and `-`. Required.
+	Organization string `protobuf:"bytes,1,opt,name=organization,proto3" json:"organization,omitempty"`
+	// Only the tokens of teams whose name holds this. Up to 256 bytes.
+	Query string `protobuf:"bytes,2,opt,name=query,proto3" json:"query,omitempty"`
+	// The order: `team-name`, `created-by`, `expired-at` or `last-used-at`, with
+	// `-` in front for the reverse. Empty leaves it to the upstream.
+	Sort string `protobuf:"bytes,3,opt,name=sort,proto3" json:"sort,omitempty"`
+	// Only tokens of any of these: `active`, `expiring_in_7_days`,
+	// `expiring_in_30_days`, `expired`, `no_expiration`. None asks for all.
+	ExpiryStatus []string `protobuf:"bytes,4,rep,name=expiry_status,json=expiryStatus,proto3" json:"expiry_status,omitempty"`
+	// How many tokens a page holds at the most: 1 to 100, or 0 for 20.
+	PageSize int32 `protobuf:"varint,5,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// The `next_page_token` of the page before, all else unchanged. Empty asks for
+	// the first page.
+	PageToken     string `protobuf:"bytes,6,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListTokensRequest) Reset() {
+	*x = ListTokensRequest{}
+	mi := &file_teamtoken_v1_team_token_service_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListTokensRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListTokensRequest) ProtoMessage() {}
+
+func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_teamtoken_v1_team_token_service_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListTokensRequest.ProtoReflect.Descriptor instead.
+func (*ListTokensRequest) Descriptor() ([]byte, []int) {
+	return file_teamtoken_v1_team_token_service_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ListTokensRequest) GetOrganization() string {
+	if x != nil {
+		return x.Organization
+	}
+	return ""
+}
+
+func (x *ListTokensRequest) GetQuery() string {
+	if x != nil {
+		return x.Query
+	}
+	return ""
+}
+
+func (x *ListTokensRequest) GetSort() string {
+	if x != nil {
+		return x.Sort
+	}
+	return ""
+}
+
+func (x *ListTokensRequest) GetExpiryStatus() []string {
+	if x != nil {
+		return x.ExpiryStatus
+	}
+	return nil
+}
+
+func (x *ListTokensRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListTokensRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// ListTokensResponse is a page of tokens. It holds no secret.
+type ListTokensResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The tokens, in the order asked for.
+	TeamTokens []*TeamToken `protobuf:"bytes,1,rep,name=team_tokens,json=teamTokens,proto3" json:"team_tokens,omitempty"`
+	// What asks for the next page; empty on the last.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	// How many tokens there are on all pages.
+	TotalSize     int32 `protobuf:"varint,3,opt,name=total_size,json=totalSize,proto3" json:"total_size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListTokensResponse) Reset() {
+	*x = ListTokensResponse{}
+	mi := &file_teamtoken_v1_team_token_service_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListTokensResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListTokensResponse) ProtoMessage() {}
+
+func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_teamtoken_v1_team_token_service_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListTokensResponse.ProtoReflect.Descriptor instead.
+func (*ListTokensResponse) Descriptor() ([]byte, []int) {
+	return file_teamtoken_v1_team_token_service_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ListTokensResponse) GetTeamTokens() []*TeamToken {
+	if x != nil {
+		return x.TeamTokens
+	}
+	return nil
+}
+
+func (x *ListTokensResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+func (x *ListTokensResponse) GetTotalSize() int32 {
+	if x != nil {
+		return x.TotalSize
+	}
+	return 0
+}
+
 var File_teamtoken_v1_team_token_service_proto protoreflect.FileDescriptor
 
 const file_teamtoken_v1_team_token_service_proto_rawDesc = "" +
@@ -378,11 +841,50 @@ const file_teamtoken_v1_team_token_service_proto_rawDesc = "" +
 	"\ateam_id\x18\x01 \x01(\tR\x06teamId\"J\n" +
 	"\x10GetTokenResponse\x126\n" +
 	"\n" +
-	"team_token\x18\x01 \x01(\v2\x17.teamtoken.v1.TeamTokenR\tteamToken2\x90\x02\n" +
+	"team_token\x18\x01 \x01(\v2\x17.teamtoken.v1.TeamTokenR\tteamToken\"\xc3\x01\n" +
+	"\x17CreateNamedTokenRequest\x12\x17\n" +
+	"\ateam_id\x18\x01 \x01(\tR\x06teamId\x12%\n" +
+	"\vdescription\x18\x02 \x01(\tH\x00R\vdescription\x88\x01\x01\x129\n" +
+	"\n" +
+	"expired_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\texpiredAt\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x04 \x01(\tR\trequestIdB\x0e\n" +
+	"\f_description\"o\n" +
+	"\x18CreateNamedTokenResponse\x126\n" +
+	"\n" +
+	"team_token\x18\x01 \x01(\v2\x17.teamtoken.v1.TeamTokenR\tteamToken\x12\x1b\n" +
+	"\x06secret\x18\x02 \x01(\tB\x03\x80\x01\x01R\x06secret\"0\n" +
+	"\x13GetTokenByIDRequest\x12\x19\n" +
+	"\btoken_id\x18\x01 \x01(\tR\atokenId\"N\n" +
+	"\x14GetTokenByIDResponse\x126\n" +
+	"\n" +
+	"team_token\x18\x01 \x01(\v2\x17.teamtoken.v1.TeamTokenR\tteamToken\"3\n" +
+	"\x16DeleteTokenByIDRequest\x12\x19\n" +
+	"\btoken_id\x18\x01 \x01(\tR\atokenId\"\x19\n" +
+	"\x17DeleteTokenByIDResponse\"\xc2\x01\n" +
+	"\x11ListTokensRequest\x12\"\n" +
+	"\forganization\x18\x01 \x01(\tR\forganization\x12\x14\n" +
+	"\x05query\x18\x02 \x01(\tR\x05query\x12\x12\n" +
+	"\x04sort\x18\x03 \x01(\tR\x04sort\x12#\n" +
+	"\rexpiry_status\x18\x04 \x03(\tR\fexpiryStatus\x12\x1b\n" +
+	"\tpage_size\x18\x05 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x06 \x01(\tR\tpageToken\"\x95\x01\n" +
+	"\x12ListTokensResponse\x128\n" +
+	"\vteam_tokens\x18\x01 \x03(\v2\x17.teamtoken.v1.TeamTokenR\n" +
+	"teamTokens\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x1d\n" +
+	"\n" +
+	"total_size\x18\x03 \x01(\x05R\ttotalSize2\x85\x05\n" +
 	"\x10TeamTokenService\x12X\n" +
 	"\rGenerateToken\x12\".teamtoken.v1.GenerateTokenRequest\x1a#.teamtoken.v1.GenerateTokenResponse\x12R\n" +
 	"\vDeleteToken\x12 .teamtoken.v1.DeleteTokenRequest\x1a!.teamtoken.v1.DeleteTokenResponse\x12N\n" +
-	"\bGetToken\x12\x1d.teamtoken.v1.GetTokenRequest\x1a\x1e.teamtoken.v1.GetTokenResponse\"\x03\x90\x02\x01B\x81\x01\n" +
+	"\bGetToken\x12\x1d.teamtoken.v1.GetTokenRequest\x1a\x1e.teamtoken.v1.GetTokenResponse\"\x03\x90\x02\x01\x12a\n" +
+	"\x10CreateNamedToken\x12%.teamtoken.v1.CreateNamedTokenRequest\x1a&.teamtoken.v1.CreateNamedTokenResponse\x12Z\n" +
+	"\fGetTokenByID\x12!.teamtoken.v1.GetTokenByIDRequest\x1a\".teamtoken.v1.GetTokenByIDResponse\"\x03\x90\x02\x01\x12^\n" +
+	"\x0fDeleteTokenByID\x12$.teamtoken.v1.DeleteTokenByIDRequest\x1a%.teamtoken.v1.DeleteTokenByIDResponse\x12T\n" +
+	"\n" +
+	"ListTokens\x12\x1f.teamtoken.v1.ListTokensRequest\x1a .teamtoken.v1.ListTokensResponse\"\x03\x90\x02\x01B\x81\x01\n" +
 	"\x17com.github.teamtoken.v1B\x15TeamTokenServiceProtoP\x01Z>github.com/teamtoken/teamtoken/gen/go/teamtoken/v1;teamtokenv1\xaa\x02\fTeamToken.V1b\x06proto3"
 
 var (
@@ -397,32 +899,52 @@ func file_teamtoken_v1_team_token_service_proto_rawDescGZIP() []byte {
 	return file_teamtoken_v1_team_token_service_proto_rawDescData
 }
 
-var file_teamtoken_v1_team_token_service_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_teamtoken_v1_team_token_service_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_teamtoken_v1_team_token_service_proto_goTypes = []any{
-	(*GenerateTokenRequest)(nil),  // 0: teamtoken.v1.GenerateTokenRequest
-	(*GenerateTokenResponse)(nil), // 1: teamtoken.v1.GenerateTokenResponse
-	(*DeleteTokenRequest)(nil),    // 2: teamtoken.v1.DeleteTokenRequest
-	(*DeleteTokenResponse)(nil),   // 3: teamtoken.v1.DeleteTokenResponse
-	(*GetTokenRequest)(nil),       // 4: teamtoken.v1.GetTokenRequest
-	(*GetTokenResponse)(nil),      // 5: teamtoken.v1.GetTokenResponse
-	(*timestamppb.Timestamp)(nil), // 6: google.protobuf.Timestamp
-	(*TeamToken)(nil),             // 7: teamtoken.v1.TeamToken
+	(*GenerateTokenRequest)(nil),     // 0: teamtoken.v1.GenerateTokenRequest
+	(*GenerateTokenResponse)(nil),    // 1: teamtoken.v1.GenerateTokenResponse
+	(*DeleteTokenRequest)(nil),       // 2: teamtoken.v1.DeleteTokenRequest
+	(*DeleteTokenResponse)(nil),      // 3: teamtoken.v1.DeleteTokenResponse
+	(*GetTokenRequest)(nil),          // 4: teamtoken.v1.GetTokenRequest
+	(*GetTokenResponse)(nil),         // 5: teamtoken.v1.GetTokenResponse
+	(*CreateNamedTokenRequest)(nil),  // 6: teamtoken.v1.CreateNamedTokenRequest
+	(*CreateNamedTokenResponse)(nil), // 7: teamtoken.v1.CreateNamedTokenResponse
+	(*GetTokenByIDRequest)(nil),      // 8: teamtoken.v1.GetTokenByIDRequest
+	(*GetTokenByIDResponse)(nil),     // 9: teamtoken.v1.GetTokenByIDResponse
+	(*DeleteTokenByIDRequest)(nil),   // 10: teamtoken.v1.DeleteTokenByIDRequest
+	(*DeleteTokenByIDResponse)(nil),  // 11: teamtoken.v1.DeleteTokenByIDResponse
+	(*ListTokensRequest)(nil),        // 12: teamtoken.v1.ListTokensRequest
+	(*ListTokensResponse)(nil),       // 13: teamtoken.v1.ListTokensResponse
+	(*timestamppb.Timestamp)(nil),    // 14: google.protobuf.Timestamp
+	(*TeamToken)(nil),                // 15: teamtoken.v1.TeamToken
 }
 var file_teamtoken_v1_team_token_service_proto_depIdxs = []int32{
-	6, // 0: teamtoken.v1.GenerateTokenRequest.expired_at:type_name -> google.protobuf.Timestamp
-	7, // 1: teamtoken.v1.GenerateTokenResponse.team_token:type_name -> teamtoken.v1.TeamToken
-	7, // 2: teamtoken.v1.GetTokenResponse.team_token:type_name -> teamtoken.v1.TeamToken
-	0, // 3: teamtoken.v1.TeamTokenService.GenerateToken:input_type -> teamtoken.v1.GenerateTokenRequest
-	2, // 4: teamtoken.v1.TeamTokenService.DeleteToken:input_type -> teamtoken.v1.DeleteTokenRequest
-	4, // 5: teamtoken.v1.TeamTokenService.GetToken:input_type -> teamtoken.v1.GetTokenRequest
-	1, // 6: teamtoken.v1.TeamTokenService.GenerateToken:output_type -> teamtoken.v1.GenerateTokenResponse
-	3, // 7: teamtoken.v1.TeamTokenService.DeleteToken:output_type -> teamtoken.v1.DeleteTokenResponse
-	5, // 8: teamtoken.v1.TeamTokenService.GetToken:output_type -> teamtoken.v1.GetTokenResponse
-	6, // [6:9] is the sub-list for method output_type
-	3, // [3:6] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	14, // 0: teamtoken.v1.GenerateTokenRequest.expired_at:type_name -> google.protobuf.Timestamp
+	15, // 1: teamtoken.v1.GenerateTokenResponse.team_token:type_name -> teamtoken.v1.TeamToken
+	15, // 2: teamtoken.v1.GetTokenResponse.team_token:type_name -> teamtoken.v1.TeamToken
+	14, // 3: teamtoken.v1.CreateNamedTokenRequest.expired_at:type_name -> google.protobuf.Timestamp
+	15, // 4: teamtoken.v1.CreateNamedTokenResponse.team_token:type_name -> teamtoken.v1.TeamToken
+	15, // 5: teamtoken.v1.GetTokenByIDResponse.team_token:type_name -> teamtoken.v1.TeamToken
+	15, // 6: teamtoken.v1.ListTokensResponse.team_tokens:type_name -> teamtoken.v1.TeamToken
+	0,  // 7: teamtoken.v1.TeamTokenService.GenerateToken:input_type -> teamtoken.v1.GenerateTokenRequest
+	2,  // 8: teamtoken.v1.TeamTokenService.DeleteToken:input_type -> teamtoken.v1.DeleteTokenRequest
+	4,  // 9: teamtoken.v1.TeamTokenService.GetToken:input_type -> teamtoken.v1.GetTokenRequest
+	6,  // 10: teamtoken.v1.TeamTokenService.CreateNamedToken:input_type -> teamtoken.v1.CreateNamedTokenRequest
+	8,  // 11: teamtoken.v1.TeamTokenService.GetTokenByID:input_type -> teamtoken.v1.GetTokenByIDRequest
+	10, // 12: teamtoken.v1.TeamTokenService.DeleteTokenByID:input_type -> teamtoken.v1.DeleteTokenByIDRequest
+	12, // 13: teamtoken.v1.TeamTokenService.ListTokens:input_type -> teamtoken.v1.ListTokensRequest
+	1,  // 14: teamtoken.v1.TeamTokenService.GenerateToken:output_type -> teamtoken.v1.GenerateTokenResponse
+	3,  // 15: teamtoken.v1.TeamTokenService.DeleteToken:output_type -> teamtoken.v1.DeleteTokenResponse
+	5,  // 16: teamtoken.v1.TeamTokenService.GetToken:output_type -> teamtoken.v1.GetTokenResponse
+	7,  // 17: teamtoken.v1.TeamTokenService.CreateNamedToken:output_type -> teamtoken.v1.CreateNamedTokenResponse
+	9,  // 18: teamtoken.v1.TeamTokenService.GetTokenByID:output_type -> teamtoken.v1.GetTokenByIDResponse
+	11, // 19: teamtoken.v1.TeamTokenService.DeleteTokenByID:output_type -> teamtoken.v1.DeleteTokenByIDResponse
+	13, // 20: teamtoken.v1.TeamTokenService.ListTokens:output_type -> teamtoken.v1.ListTokensResponse
+	14, // [14:21] is the sub-list for method output_type
+	7,  // [7:14] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_teamtoken_v1_team_token_service_proto_init() }
@@ -431,13 +953,14 @@ func file_teamtoken_v1_team_token_service_proto_init() {
 		return
 	}
 	file_teamtoken_v1_team_token_proto_init()
+	file_teamtoken_v1_team_token_service_proto_msgTypes[6].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_teamtoken_v1_team_token_service_proto_rawDesc), len(file_teamtoken_v1_team_token_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

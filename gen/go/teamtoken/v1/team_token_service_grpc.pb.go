@@ -19,9 +19,13 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	TeamTokenService_GenerateToken_FullMethodName = "/teamtoken.v1.TeamTokenService/GenerateToken"
-	TeamTokenService_DeleteToken_FullMethodName   = "/teamtoken.v1.TeamTokenService/DeleteToken"
-	TeamTokenService_GetToken_FullMethodName      = "/teamtoken.v1.TeamTokenService/GetToken"
+	TeamTokenService_GenerateToken_FullMethodName    = "/teamtoken.v1.TeamTokenService/GenerateToken"
+	TeamTokenService_DeleteToken_FullMethodName      = "/teamtoken.v1.TeamTokenService/DeleteToken"
+	TeamTokenService_GetToken_FullMethodName         = "/teamtoken.v1.TeamTokenService/GetToken"
+	TeamTokenService_CreateNamedToken_FullMethodName = "/teamtoken.v1.TeamTokenService/CreateNamedToken"
+	TeamTokenService_GetTokenByID_FullMethodName     = "/teamtoken.v1.TeamTokenService/GetTokenByID"
+	TeamTokenService_DeleteTokenByID_FullMethodName  = "/teamtoken.v1.TeamTokenService/DeleteTokenByID"
+	TeamTokenService_ListTokens_FullMethodName       = "/teamtoken.v1.TeamTokenService/ListTokens"
 )
 
 // TeamTokenServiceClient is the client API for TeamTokenService service.
@@ -57,6 +61,23 @@ type TeamTokenServiceClient interface {
 	//
 	// NOT_FOUND means what it means for DeleteToken.
 	GetToken(ctx context.Context, in *GetTokenRequest, opts ...grpc.CallOption) (*GetTokenResponse, error)
+	// CreateNamedToken makes one more token of the team, with a description, and
+	// returns its secret, this once and never again. The team's other tokens stay.
+	//
+	// The call goes on upstream even if the caller leaves.
+	CreateNamedToken(ctx context.Context, in *CreateNamedTokenRequest, opts ...grpc.CallOption) (*CreateNamedTokenResponse, error)
+	// GetTokenByID describes a token of a team, with or without a description.
+	//
+	// NOT_FOUND means that there is no such token, that it is not a team's, or
+	// that the credential may not see it.
+	GetTokenByID(ctx context.Context, in *GetTokenByIDRequest, opts ...grpc.CallOption) (*GetTokenByIDResponse, error)
+	// DeleteTokenByID revokes a token of a team, with or without a description. A
+	// token of a user or of an organization is left alone.
+	//
+	// NOT_FOUND means what it means for GetTokenByID.
+	DeleteTokenByID(ctx context.Context, in *DeleteTokenByIDRequest, opts ...grpc.CallOption) (*DeleteTokenByIDResponse, error)
+	// ListTokens describes the tokens of an organization's teams, a page at a time.
+	ListTokens(ctx context.Context, in *ListTokensRequest, opts ...grpc.CallOption) (*ListTokensResponse, error)
 }
 
 type teamTokenServiceClient struct {
@@ -97,6 +118,46 @@ func (c *teamTokenServiceClient) GetToken(ctx context.Context, in *GetTokenReque
 	return out, nil
 }
 
+func (c *teamTokenServiceClient) CreateNamedToken(ctx context.Context, in *CreateNamedTokenRequest, opts ...grpc.CallOption) (*CreateNamedTokenResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CreateNamedTokenResponse)
+	err := c.cc.Invoke(ctx, TeamTokenService_CreateNamedToken_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *teamTokenServiceClient) GetTokenByID(ctx context.Context, in *GetTokenByIDRequest, opts ...grpc.CallOption) (*GetTokenByIDResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetTokenByIDResponse)
+	err := c.cc.Invoke(ctx, TeamTokenService_GetTokenByID_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *teamTokenServiceClient) DeleteTokenByID(ctx context.Context, in *DeleteTokenByIDRequest, opts ...grpc.CallOption) (*DeleteTokenByIDResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DeleteTokenByIDResponse)
+	err := c.cc.Invoke(ctx, TeamTokenService_DeleteTokenByID_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *teamTokenServiceClient) ListTokens(ctx context.Context, in *ListTokensRequest, opts ...grpc.CallOption) (*ListTokensResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListTokensResponse)
+	err := c.cc.Invoke(ctx, TeamTokenService_ListTokens_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // TeamTokenServiceServer is the server API for TeamTokenService service.
 // All implementations must embed UnimplementedTeamTokenServiceServer
 // for forward compatibility.
@@ -130,6 +191,23 @@ type TeamTokenServiceServer interface {
 	//
 	// NOT_FOUND means what it means for DeleteToken.
 	GetToken(context.Context, *GetTokenRequest) (*GetTokenResponse, error)
+	// CreateNamedToken makes one more token of the team, with a description, and
+	// returns its secret, this once and never again. The team's other tokens stay.
+	//
+	// The call goes on upstream even if the caller leaves.
+	CreateNamedToken(context.Context, *CreateNamedTokenRequest) (*CreateNamedTokenResponse, error)
+	// GetTokenByID describes a token of a team, with or without a description.
+	//
+	// NOT_FOUND means that there is no such token, that it is not a team's, or
+	// that the credential may not see it.
+	GetTokenByID(context.Context, *GetTokenByIDRequest) (*GetTokenByIDResponse, error)
+	// DeleteTokenByID revokes a token of a team, with or without a description. A
+	// token of a user or of an organization is left alone.
+	//
+	// NOT_FOUND means what it means for GetTokenByID.
+	DeleteTokenByID(context.Context, *DeleteTokenByIDRequest) (*DeleteTokenByIDResponse, error)
+	// ListTokens describes the tokens of an organization's teams, a page at a time.
+	ListTokens(context.Context, *ListTokensRequest) (*ListTokensResponse, error)
 	mustEmbedUnimplementedTeamTokenServiceServer()
 }
 
@@ -148,6 +226,18 @@ func (UnimplementedTeamTokenServiceServer) DeleteToken(context.Context, *DeleteT
 }
 func (UnimplementedTeamTokenServiceServer) GetToken(context.Context, *GetTokenRequest) (*GetTokenResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetToken not implemented")
+}
+func (UnimplementedTeamTokenServiceServer) CreateNamedToken(context.Context, *CreateNamedTokenRequest) (*CreateNamedTokenResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreateNamedToken not implemented")
+}
+func (UnimplementedTeamTokenServiceServer) GetTokenByID(context.Context, *GetTokenByIDRequest) (*GetTokenByIDResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetTokenByID not implemented")
+}
+func (UnimplementedTeamTokenServiceServer) DeleteTokenByID(context.Context, *DeleteTokenByIDRequest) (*DeleteTokenByIDResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeleteTokenByID not implemented")
+}
+func (UnimplementedTeamTokenServiceServer) ListTokens(context.Context, *ListTokensRequest) (*ListTokensResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListTokens not implemented")
 }
 func (UnimplementedTeamTokenServiceServer) mustEmbedUnimplementedTeamTokenServiceServer() {}
 func (UnimplementedTeamTokenServiceServer) testEmbeddedByValue()                          {}
@@ -224,6 +314,78 @@ func _TeamTokenService_GetToken_Handler(srv interface{}, ctx context.Context, de
 	return interceptor(ctx, in, info, handler)
 }
 
+func _TeamTokenService_CreateNamedToken_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateNamedTokenRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TeamTokenServiceServer).CreateNamedToken(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TeamTokenService_CreateNamedToken_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TeamTokenServiceServer).CreateNamedToken(ctx, req.(*CreateNamedTokenRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TeamTokenService_GetTokenByID_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetTokenByIDRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TeamTokenServiceServer).GetTokenByID(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TeamTokenService_GetTokenByID_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TeamTokenServiceServer).GetTokenByID(ctx, req.(*GetTokenByIDRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TeamTokenService_DeleteTokenByID_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteTokenByIDRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TeamTokenServiceServer).DeleteTokenByID(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TeamTokenService_DeleteTokenByID_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TeamTokenServiceServer).DeleteTokenByID(ctx, req.(*DeleteTokenByIDRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TeamTokenService_ListTokens_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListTokensRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TeamTokenServiceServer).ListTokens(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TeamTokenService_ListTokens_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TeamTokenServiceServer).ListTokens(ctx, req.(*ListTokensRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // TeamTokenService_ServiceDesc is the grpc.ServiceDesc for TeamTokenService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -242,6 +404,22 @@ var TeamTokenService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetToken",
 			Handler:    _TeamTokenService_GetToken_Handler,
+		},
+		{
+			MethodName: "CreateNamedToken",
+			Handler:    _TeamTokenService_CreateNamedToken_Handler,
+		},
+		{
+			MethodName: "GetTokenByID",
+			Handler:    _TeamTokenService_GetTokenByID_Handler,
+		},
+		{
+			MethodName: "DeleteTokenByID",
+			Handler:    _TeamTokenService_DeleteTokenByID_Handler,
+		},
+		{
+			MethodName: "ListTokens",
+			Handler:    _TeamTokenService_ListTokens_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

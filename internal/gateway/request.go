@@ -1,0 +1,91 @@
+package gateway
+
+import (
+	"context"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"google.golang.org/grpc"
+
+	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/page"
+	"github.com/teamtoken/teamtoken/internal/reason"
+)
+
+type requestKey struct{}
+
+func withRequest(r *http.Request) context.Context {
+	return context.WithValue(r.Context(), requestKey{}, r)
+}
+
+// requestOf is the HTTP request behind a call.
+func requestOf(ctx context.Context) *http.Request {
+	r, _ := ctx.Value(requestKey{}).(*http.Request)
+	return r
+}
+
+// completed puts into a message what stands elsewhere in REST than grpc-gateway
+// can be told of. The service checks it there like all else.
+type completed struct{ grpc.ClientConnInterface }
+
+func (c completed) Invoke(ctx context.Context, method string, req, resp any, opts ...grpc.CallOption) error {
+	r := requestOf(ctx)
+	switch req := req.(type) {
+	case *teamtokenv1.GenerateTokenRequest:
+		req.RequestId = requestID(r)
+	case *teamtokenv1.CreateNamedTokenRequest:
+		req.RequestId = requestID(r)
+	case *teamtokenv1.ListTokensRequest:
+		if err := list(req, r); err != nil {
+			return err
+		}
+	}
+	return c.ClientConnInterface.Invoke(ctx, method, req, resp, opts...)
+}
+
+// requestID is the Idempotency-Key. One that is empty is not taken for absent.
+func requestID(r *http.Request) string {
+	values := r.Header.Values(idempotencyKey)
+	switch {
+	case len(values) == 0:
+		return ""
+	case values[0] == "":
+		return "(empty)"
+	default:
+		return values[0]
+	}
+}
+
+// list reads the query as the upstream has it, and nothing else of it.
+func list(req *teamtokenv1.ListTokensRequest, r *http.Request) error {
+	query := r.URL.Query()
+	req.Query, req.Sort, req.ExpiryStatus = query.Get("q"), query.Get("sort"), nil
+	if status := query.Get("filter[expiry_status]"); status != "" {
+		req.ExpiryStatus = strings.Split(status, ",")
+	}
+	var violations []reason.Violation
+	size, err := strconv.ParseInt(query.Get(pageSize), 10, 32)
+	if query.Get(pageSize) == "" {
+		size, err = page.DefaultSize, nil
+	}
+	if err != nil || size == 0 {
+		violations = append(violations, reason.Violation{Field: "page_size", Description: "must be a number from 1 to 100"})
+	}
+	number, err := page.Number(query.Get(pageNumber))
+	if err != nil {
+		violations = append(violations, reason.Violation{Field: "page_token", Description: err.Error()})
+	}
+	if violations != nil {
+		return &reason.Error{Reason: teamtokenv1.ErrorReason_ERROR_REASON_INVALID_FIELD, Violations: violations}
+	}
+	req.PageSize = int32(size)
+	req.PageToken = page.Page{Number: number, Size: int(size)}.Token()
+	return nil
+}
+
+// The query's names for a page.
+const (
+	pageNumber = "page[number]"
+	pageSize   = "page[size]"
+)
