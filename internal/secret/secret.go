@@ -65,6 +65,10 @@ func (t Text) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
 // UnmarshalJSON takes a JSON string or null, so that a decoder never holds the
 // secret in any other field. Its error says nothing of the input.
 func (t *Text) UnmarshalJSON(b []byte) error {
+	if plain(b) {
+		*t = New(string(b[1 : len(b)-1]))
+		return nil
+	}
 	var s *string
 	if json.Unmarshal(b, &s) != nil {
 		return errNotString
@@ -74,6 +78,20 @@ func (t *Text) UnmarshalJSON(b []byte) error {
 		*t = New(*s)
 	}
 	return nil
+}
+
+// plain reports whether b is a JSON string that says what it means: printable
+// ASCII, nothing escaped. Every token is.
+func plain(b []byte) bool {
+	if len(b) < 2 || b[0] != '"' || b[len(b)-1] != '"' {
+		return false
+	}
+	for _, c := range b[1 : len(b)-1] {
+		if c < ' ' || c > '~' || c == '"' || c == '\\' {
+			return false
+		}
+	}
+	return true
 }
 
 var errNotString = fmt.Errorf("secret: not a JSON string")

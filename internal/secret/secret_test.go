@@ -61,7 +61,7 @@ func TestRevealAndEqual(t *testing.T) {
 }
 
 func TestUnmarshalJSON(t *testing.T) {
-	for in, want := range map[string]string{`"` + canary + `"`: canary, `""`: "", `null`: ""} {
+	for in, want := range map[string]string{`"` + canary + `"`: canary, `""`: "", `null`: "", `"a\"b\u0041\n"`: "a\"bA\n", `"ä"`: "ä"} {
 		var doc struct{ Token secret.Text }
 		if err := json.Unmarshal([]byte(`{"Token":`+in+`}`), &doc); err != nil || doc.Token.Reveal() != want {
 			t.Errorf("%s: %q, %v", in, doc.Token.Reveal(), err)

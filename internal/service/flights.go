@@ -12,7 +12,37 @@ import (
 )
 
 // flights are the changes under way, each of which goes on without its caller.
-type flights struct{ wg sync.WaitGroup }
+type flights struct {
+	wg    sync.WaitGroup
+	crews chan func()
+}
+
+// maxCrews goroutines are kept for flights. Their stacks have grown to what a
+// request upstream needs, which costs a new goroutine a tenth of the whole call.
+const maxCrews = 64
+
+func newFlights() *flights {
+	f := &flights{crews: make(chan func())}
+	for range maxCrews {
+		go func() {
+			for flight := range f.crews {
+				flight()
+			}
+		}()
+	}
+	return f
+}
+
+// start runs flight, by a crew that is free or else by a new one.
+func (f *flights) start(flight func()) {
+	f.wg.Add(1)
+	flown := func() { defer f.wg.Done(); flight() }
+	select {
+	case f.crews <- flown:
+	default:
+		go flown()
+	}
+}
 
 func (f *flights) drain(ctx context.Context) {
 	landed := make(chan struct{})
@@ -38,7 +68,7 @@ func fly[T any](ctx context.Context, s *Service, change func(context.Context) (*
 	}
 	done := make(chan result, 1)
 	var settled atomic.Bool // by the flight that ends, or by the caller that leaves: whoever is first
-	s.flights.wg.Go(func() {
+	s.flights.start(func() {
 		value, err := recovered(ctx, change)
 		if settled.CompareAndSwap(false, true) {
 			done <- result{value, err}

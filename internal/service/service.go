@@ -40,14 +40,14 @@ type Service struct {
 	upstream Upstream
 	options  Options
 	log      *slog.Logger
-	flights  flights
+	flights  *flights
 	turns    turns
 	records  records
 }
 
 // New returns a service in front of u, which logs to log what no caller is told.
 func New(u Upstream, o Options, log *slog.Logger) *Service {
-	return &Service{upstream: u, options: o, log: log}
+	return &Service{upstream: u, options: o, log: log, flights: newFlights()}
 }
 
 // Drain waits for the changes that are under way, or for the end of ctx.

@@ -194,6 +194,9 @@ const TimeFormat = "2006-01-02T15:04:05.000Z"
 // same, and some servers refuse an empty one. A nil description asks for the
 // team's token without one.
 func encodeRequest(description *string, expiredAt time.Time) []byte {
+	if description == nil && expiredAt.IsZero() { // as almost always
+		return []byte(`{"data":{"type":"` + Type + `"}}`)
+	}
 	type attributes struct {
 		Description *string `json:"description,omitempty"`
 		ExpiredAt   string  `json:"expired-at,omitempty"`
