@@ -15,6 +15,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/codes"
@@ -81,11 +82,10 @@ func (r rawRequest) bytes() []byte {
 // sendREST writes the request to a connection of its own.
 func (f *facade) sendREST(t *testing.T, r rawRequest) (*http.Response, []byte) {
 	t.Helper()
-	conn, err := net.Dial("tcp", strings.TrimPrefix(f.rest, "http://")) //nolint:noctx // loopback
+	conn, err := net.Dial("tcp", strings.TrimPrefix(f.rest, "http://"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(patience))
 	wrote := make(chan struct{})
 	go func() { // the answer may come before all is written
@@ -164,19 +164,26 @@ type grpcCase struct {
 	reason  string
 }
 
-// sendGRPC sends one framed message. It takes what stands in the trailer, or in
-// the header of an answer that is nothing else.
-func (f *facade) sendGRPC(t *testing.T, client *http.Client, method string, headers [][2]string, message []byte) *status.Status {
-	t.Helper()
+// frame is a message as it stands in the body of a call.
+func frame(message []byte) []byte {
 	n := len(message)
-	frame := []byte{0, byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)}
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+f.grpc+method, bytes.NewReader(append(frame, message...)))
+	return append([]byte{0, byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)}, message...)
+}
+
+// sendGRPC sends the body of a call. It takes what stands in the trailer, or in
+// the header of an answer that is nothing else.
+func (f *facade) sendGRPC(t *testing.T, client *http.Client, method string, headers [][2]string, body []byte) *status.Status {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+f.grpc+method, bytes.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}
 	req.Header.Set("Content-Type", "application/grpc")
 	req.Header.Set("Te", "trailers")
 	for _, h := range headers {
+		if h[0] == "Content-Type" {
+			req.Header.Del(h[0])
+		}
 		req.Header[h[0]] = append(req.Header[h[0]], h[1])
 	}
 	resp, err := client.Do(req)
@@ -192,7 +199,7 @@ func (f *facade) sendGRPC(t *testing.T, client *http.Client, method string, head
 	if code, err := strconv.Atoi(h.Get("Grpc-Status")); err != nil {
 		t.Fatalf("no gRPC status: %v %v %v", resp.Status, resp.Header, resp.Trailer)
 	} else if h.Get("Grpc-Status-Details-Bin") == "" {
-		return status.New(codes.Code(code), h.Get("Grpc-Message")) //nolint:gosec // small
+		return status.New(codes.Code(code), h.Get("Grpc-Message"))
 	}
 	var p spb.Status
 	details, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(h.Get("Grpc-Status-Details-Bin"), "="))
@@ -205,7 +212,7 @@ func (f *facade) sendGRPC(t *testing.T, client *http.Client, method string, head
 
 func (c grpcCase) run(t *testing.T, f *facade, client *http.Client) {
 	t.Helper()
-	st := f.sendGRPC(t, client, c.method, c.headers, c.message)
+	st := f.sendGRPC(t, client, c.method, c.headers, frame(c.message))
 	d := reason.DetailsOf(st)
 	if st.Code() != c.code || d.Reason != c.reason || st.Message() == "" {
 		t.Fatalf("%v %q: %s; want %v %q", st.Code(), d.Reason, st.Message(), c.code, c.reason)
@@ -345,7 +352,7 @@ var teamIDs = []struct {
 	{"a wildcard", "*", 400},
 	{"a template", "{team_id}", 400},
 	{"a format verb", "%s%s%s%n", 0},
-	{"a log4j lookup", "${jndi:ldap://evil.test/a}", 404},
+	{"a log4j lookup", "${jndi:ldap://evil.test/a}", 400},
 	{"SQL", "team-'OR'1'='1'--aaaa", 400},
 	{"markup", "<script>", 400},
 }
@@ -375,10 +382,14 @@ func teamIDsOverREST() (cases []restCase) {
 
 func teamIDsOverGRPC() (cases []grpcCase) {
 	for i, id := range teamIDs {
-		cases = append(cases, grpcCase{
+		c := grpcCase{
 			name: "team id " + id.name, method: []string{generate, get, del}[i%3],
 			message: text(1, id.id), code: codes.InvalidArgument, reason: invalidField,
-		})
+		}
+		if !utf8.ValidString(id.id) {
+			c.code, c.reason = undecodableCode, undecodableReason
+		}
+		cases = append(cases, c)
 	}
 	return cases
 }
@@ -392,11 +403,11 @@ func text(number protowire.Number, s string) []byte {
 func paths() (cases []restCase) {
 	for _, p := range []string{
 		"/", "//", "/api", "/api/v2", "/api/v2/", "/api/v1/teams/" + team + "/authentication-token", "/teams/" + team,
-		tokenPath + "/", tokenPath + ".json", tokenPath + "s", tokenPath + "s/at-1", tokenPath + ":x", tokenPath + "//",
+		tokenPath + "/", tokenPath + ".json", tokenPath + "s/", tokenPath + "s/at-1", tokenPath + ":x", tokenPath + "//",
 		"//api/v2/teams/" + team + "/authentication-token", "/api/v2//teams/" + team + "/authentication-token",
 		"/api/v2/./teams/" + team + "/authentication-token", "/api/v2/x/../teams/" + team + "/authentication-token",
 		"/API/v2/teams/" + team + "/authentication-token", "/api/v2/teams/" + team + "/Authentication-Token",
-		"/api/v2/organizations/acme/authentication-token", "/api/v2/authentication-tokens/at-1", "/api/v2/account/details",
+		"/api/v2/organizations/acme/authentication-token", "/api/v2/authentication-tokens", "/api/v2/authentication-tokens/at-1/x", "/api/v2/account/details",
 		"/api/v2/teams/" + team, "/metrics", "/debug/pprof/heap", "/readyz", get,
 	} {
 		cases = append(cases, restCase{name: "path " + p, request: rawRequest{method: http.MethodGet, target: p}, status: 404})
@@ -484,7 +495,7 @@ func bodies() (cases []restCase) {
 		{"attributes twice, one misspelt", `{"data":{"attributes":{"expired_at":"x"},"attributes":{}}}`},
 		{"nested deep", strings.Repeat("[", 30000) + strings.Repeat("]", 30000)},
 		{"nested deep in an attribute", attributes(`{"expired-at":` + strings.Repeat("[", 20000) + strings.Repeat("]", 20000) + `}`)},
-		{"nested deep beside the data", `{"data":{},"x":` + strings.Repeat(`{"x":`, 11000) + "1" + strings.Repeat("}", 11000) + "}"},
+		{"nested deep beside the data", `{"data":{},"x":` + strings.Repeat("[", 20000) + strings.Repeat("]", 20000) + "}"},
 		{"nested deep and never closed", strings.Repeat(`{"data":`, 8000)},
 		{"a long number", attributes(`{"expired-at":` + strings.Repeat("9", 60000) + `}`)},
 		{"a word after it", `{"data":{}} x`},
@@ -574,7 +585,7 @@ func headers() (cases []restCase) {
 	}
 	for _, v := range malformedRequestIDs {
 		if !strings.ContainsAny(v, "\x00\n") { // net/http's to refuse, see refusedByHTTP
-			add(fmt.Sprintf("Idempotency-Key %.20q", v), "Idempotency-Key: "+v)
+			add("Idempotency-Key "+short(v), "Idempotency-Key: "+v)
 		}
 	}
 	add("Idempotency-Key empty", "Idempotency-Key:")
@@ -586,6 +597,14 @@ func headers() (cases []restCase) {
 		add("Grpc-Timeout "+v, "Grpc-Timeout: "+v)
 	}
 	return cases
+}
+
+// short is what a long value is called.
+func short(v string) string {
+	if len(v) > 20 {
+		return fmt.Sprintf("of %d bytes", len(v))
+	}
+	return strconv.Quote(v)
 }
 
 var malformedRequestIDs = []string{
@@ -635,7 +654,7 @@ func refusedByHTTP() (cases []restCase) {
 	add("a length that is none", 400, post("x", "Content-Length: 1x"))
 	add("two lengths", 400, post("x", "Content-Length: 1", "Content-Length: 2"))
 	add("an expectation", 417, post("", "Expect: nonsense"))
-	add("two codings", 400, post("x", "Transfer-Encoding: chunked", "Transfer-Encoding: chunked"))
+	add("two codings", 501, post("x", "Transfer-Encoding: chunked", "Transfer-Encoding: chunked"))
 	add("a coding that is not known", 501, post("x", "Transfer-Encoding: gzip, chunked"))
 	return cases
 }
@@ -650,10 +669,10 @@ func fields() (cases []grpcCase) {
 		cases = append(cases, grpcCase{name: name, method: method, message: b, code: codes.InvalidArgument, reason: invalidField})
 	}
 	for _, v := range malformedRequestIDs {
-		add(fmt.Sprintf("request_id %.20q", v), generate, &teamtokenv1.GenerateTokenRequest{TeamId: team, RequestId: v})
+		add("request_id "+short(v), generate, &teamtokenv1.GenerateTokenRequest{TeamId: team, RequestId: v})
 	}
 	for i, v := range malformedTokenIDs {
-		name := fmt.Sprintf("expected_token_id %.20q", v)
+		name := "expected_token_id " + short(v)
 		if i%2 == 0 {
 			add(name, generate, &teamtokenv1.GenerateTokenRequest{TeamId: team, ExpectedTokenId: v})
 		} else {
@@ -678,11 +697,26 @@ func fields() (cases []grpcCase) {
 	return cases
 }
 
+// What a message that cannot be decoded is answered with. grpc-go v1.85 sends
+// this by itself, before a handler could say otherwise.
+const (
+	undecodableCode   = codes.Internal
+	undecodableReason = ""
+)
+
 // messages are bytes that are no message, or not of the method's type.
 func messages() (cases []grpcCase) {
 	id := text(1, team)
 	for name, b := range map[string][]byte{
 		"none":                            nil,
+		"the team's id as a number":       {0x08, 0x01},
+		"the team's id as a group":        {0x0b, 0x0c},
+		"the team's id twice, then none":  append(slices.Clone(id), text(1, "")...),
+		"the team's id twice, then worse": append(slices.Clone(id), text(1, "..")...),
+	} {
+		cases = append(cases, grpcCase{name: "message: " + name, method: generate, message: b, code: codes.InvalidArgument, reason: invalidField})
+	}
+	for name, b := range map[string][]byte{
 		"a tag alone":                     {0x0a},
 		"a length beyond the end":         {0x0a, 0x15, 't'},
 		"a length beyond all bounds":      {0x0a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f},
@@ -693,10 +727,6 @@ func messages() (cases []grpcCase) {
 		"a group that is not closed":      append(slices.Clone(id), 0x7b),
 		"a group closed that is not open": append(slices.Clone(id), 0x7c),
 		"groups nested deep":              append(slices.Clone(id), bytes.Repeat([]byte{0x7b}, 30000)...),
-		"the team's id as a number":       {0x08, 0x01},
-		"the team's id as a group":        {0x0b, 0x0c},
-		"the team's id twice, then none":  append(slices.Clone(id), text(1, "")...),
-		"the team's id twice, then worse": append(slices.Clone(id), text(1, "..")...),
 		"an expiry cut short":             append(slices.Clone(id), 0x12, 0x02, 0x08),
 		"an expiry that is no message":    append(slices.Clone(id), text(2, "2099-01-01T00:00:00Z")...),
 		"a request id of bad bytes":       append(slices.Clone(id), text(3, "\xff\xfe")...),
@@ -707,7 +737,7 @@ func messages() (cases []grpcCase) {
 		"NULs":                            make([]byte, 100),
 		"one bits":                        bytes.Repeat([]byte{0xff}, 60000),
 	} {
-		cases = append(cases, grpcCase{name: "message: " + name, method: generate, message: b, code: codes.InvalidArgument, reason: invalidField})
+		cases = append(cases, grpcCase{name: "message: " + name, method: generate, message: b, code: undecodableCode, reason: undecodableReason})
 	}
 	// grpc-go counts the bytes before it knows the method's type.
 	for _, n := range []int{64<<10 + 1, 1 << 20} {
@@ -784,30 +814,173 @@ func (a authorization) overGRPC(t *testing.T, f *facade, client *http.Client) {
 	}
 }
 
-// What grpc-go answers by itself, before it knows the method, has the code that
-// grpc-go chose; nothing goes upstream all the same.
+// What grpc-go answers by itself, before a message reaches any of this program,
+// has the code that grpc-go chose. Nothing goes upstream all the same.
 func TestHostileFraming(t *testing.T) {
 	sim, url := newSimulator(t)
 	f, client := start(t, withService(sim, url)), http2(t)
-	for _, header := range [][2]string{
-		{"grpc-timeout", "1"}, {"grpc-timeout", "S"}, {"grpc-timeout", "-1S"}, {"grpc-timeout", "1.5S"}, {"grpc-timeout", "1s"},
-		{"grpc-timeout", "123456789S"}, {"grpc-timeout", "soon"}, {"grpc-timeout", ""},
-		{"x-a-bin", "not base64!"}, {"authorization-bin", "%"}, {"grpc-encoding", "nonsense"}, {"grpc-encoding", "gzip"},
-		{"Content-Type", "application/json"}, {"Connection", "close"},
+	whole := frame(text(1, team))
+	for _, c := range []struct {
+		name   string
+		header [2]string
+		body   []byte
+		code   codes.Code
+	}{
+		{"a timeout without a unit", [2]string{"grpc-timeout", "1"}, whole, codes.Internal},
+		{"a timeout without a number", [2]string{"grpc-timeout", "S"}, whole, codes.Internal},
+		{"a timeout below zero", [2]string{"grpc-timeout", "-1S"}, whole, codes.Internal},
+		{"a timeout with a point", [2]string{"grpc-timeout", "1.5S"}, whole, codes.Internal},
+		{"a timeout of an unknown unit", [2]string{"grpc-timeout", "1s"}, whole, codes.Internal},
+		{"a timeout of nine digits", [2]string{"grpc-timeout", "123456789S"}, whole, codes.Internal},
+		{"an empty timeout", [2]string{"grpc-timeout", ""}, whole, codes.Internal},
+		{"bytes that are not base64", [2]string{"x-a-bin", "%"}, whole, codes.Internal},
+		{"an encoding that is not known", [2]string{"grpc-encoding", "nonsense"}, whole, codes.Unimplemented},
+		{"an encoding that is not served", [2]string{"grpc-encoding", "gzip"}, whole, codes.Unimplemented},
+		{"a body of JSON", [2]string{"Content-Type", "application/json"}, []byte("{}"), codes.InvalidArgument},
+		{"no content type", [2]string{"Content-Type", ""}, whole, codes.InvalidArgument},
+		{"no frame", [2]string{}, nil, codes.Internal},
+		{"a frame cut short", [2]string{}, whole[:len(whole)-1], codes.Internal},
+		{"the head of a frame cut short", [2]string{}, whole[:3], codes.Internal},
+		{"two frames", [2]string{}, slices.Concat(whole, whole), codes.Internal},
+		{"a frame, and a byte", [2]string{}, slices.Concat(whole, []byte{0}), codes.Internal},
+		{"a compressed frame without an encoding", [2]string{}, append([]byte{1}, whole[1:]...), codes.Internal},
+		{"a flag that is not known", [2]string{}, append([]byte{0xff}, whole[1:]...), codes.Internal},
+		{"a frame of 4 GiB", [2]string{}, append([]byte{0, 0xff, 0xff, 0xff, 0xff}, whole[5:]...), codes.ResourceExhausted},
 	} {
-		t.Run(header[0]+" "+header[1], func(t *testing.T) {
-			if header[0] == "Connection" {
-				t.Skip("net/http sends none over HTTP/2")
+		t.Run(c.name, func(t *testing.T) {
+			var headers [][2]string
+			if c.header[0] != "" {
+				headers = [][2]string{c.header}
 			}
-			st := f.sendGRPC(t, client, generate, [][2]string{header}, text(1, team))
-			if st.Code() == codes.OK {
-				t.Errorf("%v", st)
+			if st := f.sendGRPC(t, client, generate, headers, c.body); st.Code() != c.code {
+				t.Errorf("%v: %s; want %v", st.Code(), st.Message(), c.code)
 			}
-			t.Log(st.Code(), st.Message())
 			if n := len(sim.Requests()); n != 0 {
 				t.Errorf("%d requests went upstream", n)
 				sim.Reset()
 			}
 		})
 	}
+}
+
+// harmless are headers that mean nothing here. Each holds a mark or the name of
+// something that a proxy, a gateway or a framework would obey.
+var harmless = [][]string{
+	{"Grpc-Metadata-Authorization", "Bearer smuggled"},
+	{"Grpc-Metadata-X-Request-Id", "smuggled"},
+	{"Grpc-Metadata-X-Forwarded-For", "smuggled"},
+	{"Grpc-Metadata-Idempotency-Key", "smuggled"},
+	{"Grpc-Metadata-Grpc-Timeout", "0n"},
+	{"Grpc-Metadata-Smuggled", "smuggled"},
+	{"Grpc-Metadata-Smuggled-Bin", "c211Z2dsZWQ"},
+	{"Grpc-Metadata-Smuggled-Bin", "%%%"},
+	{"Grpcgateway-Authorization", "Bearer smuggled"},
+	{"Authorization", "Bearer smuggled"},
+	{"Authorization", "Basic smuggled"},
+	{"Authorization", ""},
+	{"Proxy-Authorization", "Bearer smuggled"},
+	{"Cookie", "smuggled=smuggled"},
+	{"X-HTTP-Method-Override", "DELETE"},
+	{"X-HTTP-Method", "DELETE"},
+	{"X-Method-Override", "DELETE"},
+	{"X-Original-URL", "/api/v2/organizations/smuggled"},
+	{"X-Rewrite-URL", "/api/v2/organizations/smuggled"},
+	{"X-Forwarded-For", "smuggled"},
+	{"X-Forwarded-Host", "smuggled.test"},
+	{"X-Forwarded-Proto", "smuggled"},
+	{"Forwarded", "for=smuggled"},
+	{"X-Request-Id", "smuggled smuggled"},
+	{"X-Request-Id", strings.Repeat("smuggled", 20)},
+	{"X-Request-Id", "smuggled\xff"},
+	{"Traceparent", "smuggled"},
+	{"Tracestate", "smuggled=1"},
+	{"Baggage", "smuggled=1"},
+	{"Accept", "smuggled/smuggled"},
+	{"Accept-Encoding", "smuggled"},
+	{"User-Agent", "smuggled"},
+	{"If-Match", "smuggled"},
+	{"Range", "bytes=0-1"},
+	{"Origin", "http://smuggled.test"},
+	{"Te", "trailers"},
+	{"Content-Type", "text/smuggled"}, // of no body
+	{"Idempotency-Key", "smuggled"},   // on a GET it is nothing, and on a POST not for the upstream
+}
+
+// What means nothing here does nothing: the call works, and none of it goes
+// upstream.
+func TestHarmless(t *testing.T) {
+	sim, url := newSimulator(t)
+	f, client := start(t, withService(sim, url)), http2(t)
+	once := func(t *testing.T, method string) {
+		t.Helper()
+		requests := sim.Requests()
+		sim.Reset()
+		if len(requests) != 1 || requests[0].Method != method || requests[0].Path != tokenPath {
+			t.Fatalf("upstream saw %v, want one %s of the token", requests, method)
+		}
+		r := requests[0]
+		if !r.Bearer.Equal(sim.UserToken()) {
+			t.Error("the credential is not the service's")
+		}
+		for name, values := range r.Header {
+			switch name {
+			case "Accept", "Accept-Encoding", "Authorization", "Content-Length", "Content-Type", "User-Agent", "X-Request-Id":
+			default:
+				t.Errorf("the header %s went upstream", name)
+			}
+			if strings.Contains(strings.Join(values, ","), "smuggled") {
+				t.Errorf("the header %s took over what the caller sent", name)
+			}
+		}
+		if bytes.Contains(r.Body, []byte("smuggled")) {
+			t.Error("the body took over what the caller sent")
+		}
+	}
+	for _, h := range harmless {
+		t.Run("rest/"+h[0]+" "+h[1], func(t *testing.T) {
+			for _, c := range []struct {
+				method string
+				status int
+			}{{"POST", 201}, {"GET", 200}} {
+				r := rawRequest{method: c.method, target: tokenPath, headers: []string{h[0] + ": " + h[1]}}
+				resp, body := f.sendREST(t, r)
+				if resp.StatusCode != c.status || resp.Header.Get("X-Request-Id") == "" {
+					t.Fatalf("%s: status %d, want %d", c.method, resp.StatusCode, c.status)
+				}
+				if strings.Contains(fmt.Sprint(resp.Header)+string(body), "smuggled") {
+					t.Errorf("%s: the answer took over what was sent", c.method)
+				}
+				once(t, c.method)
+			}
+		})
+	}
+	for _, h := range harmless {
+		switch strings.ToLower(h[0]) {
+		case "te", "content-type", "cookie", "user-agent", "accept-encoding", "accept", "grpc-metadata-smuggled-bin":
+			continue // gRPC's own
+		}
+		t.Run("grpc/"+h[0]+" "+h[1], func(t *testing.T) {
+			for _, c := range []struct{ method, upstream string }{{generate, "POST"}, {get, "GET"}} {
+				st := f.sendGRPC(t, client, c.method, [][2]string{{strings.ToLower(h[0]), h[1]}}, frame(text(1, team)))
+				if st.Code() != codes.OK {
+					t.Fatalf("%s: %v", c.method, st)
+				}
+				once(t, c.upstream)
+			}
+		})
+	}
+	t.Run("rest/an absolute target", func(t *testing.T) {
+		r := rawRequest{method: "GET", target: "http://smuggled.test" + tokenPath, headers: []string{"Host: smuggled.test"}}
+		if resp, _ := f.sendREST(t, r); resp.StatusCode != http.StatusOK {
+			t.Fatal(resp.Status)
+		}
+		once(t, "GET")
+	})
+	t.Run("rest/the team in the query", func(t *testing.T) {
+		r := rawRequest{method: "GET", target: tokenPath + "?team_id=smuggled&team_id.x=smuggled&TeamId=smuggled"}
+		if resp, _ := f.sendREST(t, r); resp.StatusCode != http.StatusOK {
+			t.Fatal(resp.Status)
+		}
+		once(t, "GET")
+	})
 }
