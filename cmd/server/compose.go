@@ -59,11 +59,9 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) er
 			Timeout:           cfg.RequestTimeout,
 			CallerCredentials: cfg.Credentials == config.CallerCredentials,
 		})
-	desc := interceptor.Describe(teamtokenv1.TeamTokenService_ServiceDesc)
-
 	inprocess := (&inprocgrpc.Channel{}).WithServerUnaryInterceptor(chain.Unary)
-	inprocess.RegisterService(desc, svc)
-	rest, err := gateway.New(inprocess)
+	inprocess.RegisterService(&teamtokenv1.TeamTokenService_ServiceDesc, svc)
+	rest, err := gateway.New(inprocess, log)
 	if err != nil {
 		return err
 	}
@@ -78,7 +76,8 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) er
 		TLS:            tlsConfig,
 		Unary:          chain.Unary,
 		Stream:         chain.Stream,
-		Service:        desc,
+		Codec:          interceptor.Codec(),
+		Service:        interceptor.Describe(teamtokenv1.TeamTokenService_ServiceDesc),
 		Implementation: svc,
 		REST:           rest,
 		Metrics:        metrics.Handler(),

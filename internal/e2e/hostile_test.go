@@ -537,7 +537,28 @@ func bodies() (cases []restCase) {
 		cases = append(cases, restCase{name: "body: " + name, request: r, status: 400, reason: invalidField})
 	}
 	unread("shorter than its length", post(`{"data":{}}`, "Content-Length: 100"))
-	unread("far shorter than its length", post(`{"data":{}}`, "Content-Length: 9223372036854775807"))
+	over("far shorter than its length", post(`{"data":{}}`, "Content-Length: 9223372036854775807"))
+	for name, body := range map[string]string{
+		"an expiry beside the attributes": `{"data":{"expired-at":"2099-01-01T00:00:00Z"}}`,
+		"attributes with a slip":          `{"data":{"atributes":{"expired-at":"2099-01-01T00:00:00Z"}}}`,
+		"attributes beside the data":      `{"data":{},"attributes":{"expired-at":"2099-01-01T00:00:00Z"}}`,
+		"an expiry that is taken back":    `{"data":{"attributes":{"expired-at":"2099-01-01T00:00:00Z","expired-at":null}}}`,
+		"names in capitals":               `{"DATA":{"ATTRIBUTES":{"expired-at":"2099-01-01T00:00:00Z"}}}`,
+	} {
+		cases = append(cases, restCase{name: "body: " + name, request: post(body), status: 400, reason: invalidField})
+	}
+	for name, r := range map[string]rawRequest{
+		"a guard with a slip":           {method: "DELETE", target: tokenPath + "?expected-token-id=at-1"},
+		"an empty guard":                {method: "DELETE", target: tokenPath + "?expected_token_id="},
+		"a guard twice":                 {method: "DELETE", target: tokenPath + "?expected_token_id=at-1&expected_token_id=at-2"},
+		"an empty guard, generate":      {method: "POST", target: tokenPath + "?expected_token_id="},
+		"a malformed guard, generate":   {method: "POST", target: tokenPath + "?expected_token_id=a.b"},
+		"allow_missing, generate":       {method: "POST", target: tokenPath + "?allow_missing=true"},
+		"a team in the query, generate": {method: "POST", target: tokenPath + "?team_id=team-0000000000000000"},
+		"a malformed query":             {method: "DELETE", target: tokenPath + "?allow_missing=true;x"},
+	} {
+		cases = append(cases, restCase{name: "query: " + name, request: r, status: 400, reason: invalidField})
+	}
 	unread("a chunk cut short", post("ff\r\n{\"data\":{}}", "Transfer-Encoding: chunked"))
 	unread("no last chunk", post("b\r\n{\"data\":{}}\r\n", "Transfer-Encoding: chunked"))
 	unread("a chunk without a size", post("\r\n{\"data\":{}}\r\n0\r\n\r\n", "Transfer-Encoding: chunked"))
@@ -697,11 +718,10 @@ func fields() (cases []grpcCase) {
 	return cases
 }
 
-// What a message that cannot be decoded is answered with. grpc-go v1.85 sends
-// this by itself, before a handler could say otherwise.
+// What a message that cannot be decoded is answered with.
 const (
-	undecodableCode   = codes.Internal
-	undecodableReason = ""
+	undecodableCode   = codes.InvalidArgument
+	undecodableReason = invalidField
 )
 
 // messages are bytes that are no message, or not of the method's type.

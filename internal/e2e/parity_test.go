@@ -10,7 +10,6 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -46,7 +45,6 @@ type parityCase struct {
 	Upstream    string           `yaml:"upstream"`    // the simulator, unreachable or untrusted
 	Fault       *simulator.Fault `yaml:"fault"`
 	Deadline    time.Duration    `yaml:"deadline"`
-	Surfaces    []string         `yaml:"surfaces"` // both where it does not say
 	Want        outcome          `yaml:"want"`
 }
 
@@ -98,9 +96,6 @@ func TestParity(t *testing.T) {
 				}
 			}
 			for _, surface := range []string{"grpc", "rest"} {
-				if len(c.Surfaces) > 0 && !slices.Contains(c.Surfaces, surface) {
-					continue
-				}
 				t.Run(c.Name+"/"+surface+"/"+name, func(t *testing.T) {
 					runParity(t, f, sim, c, surface, fmt.Sprintf("%d-%s-%s", i, surface, name))
 				})

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
@@ -102,24 +104,37 @@ type attributes struct {
 
 var errNotDocument = errors.New("the body is not a JSON:API document with a data object")
 
-// decodeAttributes reads a request document. An attribute that it does not know
-// is an error, since a misspelt expiry would make a token that never expires.
-// Its errors name members, and quote nothing.
+// decodeAttributes reads a request document. What it does not know in it is an
+// error, and so is a member that stands twice: an expiry that is misspelt, or
+// stands in the wrong place, would make a token that lives for years. Its errors
+// name members, and quote nothing.
 func decodeAttributes(b []byte) (attributes, error) {
-	var doc struct {
-		Data *struct {
-			Type       *string                    `json:"type"`
-			Attributes map[string]json.RawMessage `json:"attributes"`
-		} `json:"data"`
+	top, err := members(b, "the body", "data", "jsonapi", "meta", "links", "included")
+	if err != nil {
+		return attributes{}, err
 	}
-	if json.Unmarshal(b, &doc) != nil || doc.Data == nil {
+	if top["data"] == nil {
 		return attributes{}, errNotDocument
 	}
-	if t := doc.Data.Type; t != nil && *t != "" && *t != typeOfTokens && *t != typeSingular {
+	data, err := members(top["data"], "data", "type", "id", "attributes", "relationships", "links", "meta")
+	if err != nil {
+		return attributes{}, err
+	}
+	var kind *string
+	if value := data["type"]; value != nil && json.Unmarshal(value, &kind) != nil ||
+		kind != nil && *kind != "" && *kind != typeOfTokens && *kind != typeSingular {
 		return attributes{}, errors.New("data.type: must be authentication-tokens")
 	}
 	var a attributes
-	for name, value := range doc.Data.Attributes {
+	if value := data["attributes"]; value == nil || string(value) == "null" {
+		return a, nil
+	}
+	set, err := members(data["attributes"], "data.attributes",
+		"description", "expired-at", "created-at", "last-used-at", "token")
+	if err != nil {
+		return attributes{}, err
+	}
+	for name, value := range set {
 		if string(value) == "null" {
 			continue
 		}
@@ -134,11 +149,50 @@ func decodeAttributes(b []byte) (attributes, error) {
 				return attributes{}, errors.New("data.attributes.expired-at: must be an RFC 3339 time or null")
 			}
 			a.expiredAt = timestamppb.New(at)
-		default:
-			return attributes{}, errors.New("data.attributes: may hold description and expired-at only")
+		default: // the upstream's to say
+			return attributes{}, errors.New("data.attributes: only description and expired-at can be set")
 		}
 	}
 	return a, nil
+}
+
+// members takes a JSON object apart. A name that is none of known, to the
+// letter, is an error, and so is one that stands twice.
+func members(b []byte, what string, known ...string) (map[string]json.RawMessage, error) {
+	notObject := fmt.Errorf("%s: must be a JSON object", what)
+	if what == "the body" {
+		notObject = errNotDocument
+	}
+	d := json.NewDecoder(bytes.NewReader(b))
+	if start, err := d.Token(); err != nil || start != json.Delim('{') {
+		return nil, notObject
+	}
+	found := make(map[string]json.RawMessage)
+	for d.More() {
+		name, err := d.Token()
+		if err != nil {
+			return nil, notObject
+		}
+		key, _ := name.(string)
+		var value json.RawMessage
+		if d.Decode(&value) != nil {
+			return nil, notObject
+		}
+		if !slices.Contains(known, key) {
+			return nil, fmt.Errorf("%s: may hold %s only", what, strings.Join(known, ", "))
+		}
+		if found[key] != nil {
+			return nil, fmt.Errorf("%s: a member stands twice", what)
+		}
+		found[key] = value
+	}
+	if _, err := d.Token(); err != nil {
+		return nil, notObject
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return nil, notObject
+	}
+	return found, nil
 }
 
 type document struct {

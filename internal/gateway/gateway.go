@@ -14,6 +14,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"mime"
 	"net/http"
 	"strings"
@@ -30,15 +31,17 @@ import (
 // maxBody is far over any request of this API.
 const maxBody = 64 << 10
 
-// New returns the REST surface of the service that conn reaches.
-func New(conn grpc.ClientConnInterface) (http.Handler, error) {
+// New returns the REST surface of the service that conn reaches. It logs to log
+// the requests that do not reach it.
+func New(conn grpc.ClientConnInterface, log *slog.Logger) (http.Handler, error) {
+	e := errorWriter{log}
 	mux := runtime.NewServeMux(
 		runtime.WithMarshalerOption(runtime.MIMEWildcard, marshaler{}),
 		runtime.WithIncomingHeaderMatcher(incomingHeader),
 		runtime.WithOutgoingHeaderMatcher(noHeader),
 		runtime.WithOutgoingTrailerMatcher(noHeader),
-		runtime.WithErrorHandler(writeStatus),
-		runtime.WithRoutingErrorHandler(writeRoutingError),
+		runtime.WithErrorHandler(e.status),
+		runtime.WithRoutingErrorHandler(e.routing),
 		runtime.WithForwardResponseOption(setStatus),
 		runtime.WithForwardResponseRewriter(withLinks),
 		runtime.WithDisablePathLengthFallback(),
@@ -55,7 +58,7 @@ func New(conn grpc.ClientConnInterface) (http.Handler, error) {
 	if err := mux.HandlePath(http.MethodGet, "/.well-known/terraform.json", discovery); err != nil {
 		return nil, err
 	}
-	return front{mux}, nil
+	return front{mux, e}, nil
 }
 
 // ping answers what go-tfe asks for when a client is made: which API this is.
@@ -72,7 +75,10 @@ func discovery(w http.ResponseWriter, _ *http.Request, _ map[string]string) {
 }
 
 // front checks what is to be checked before a request is looked up.
-type front struct{ mux http.Handler }
+type front struct {
+	mux    http.Handler
+	errors errorWriter
+}
 
 func (f front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	id := r.Header.Get(requestid.Header)
@@ -85,7 +91,7 @@ func (f front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
 	if p := check(r); p != nil {
-		writeProblem(w, *p)
+		f.errors.refuse(w, r, *p)
 		return
 	}
 	f.mux.ServeHTTP(w, r.WithContext(withRequest(r)))
@@ -102,10 +108,17 @@ func check(r *http.Request) *problem {
 	if len(r.Header.Values(idempotencyKey)) > 1 {
 		return invalid("The header Idempotency-Key must not stand twice.")
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(nil, r.Body, maxBody))
+	if len(r.Header.Values("Authorization")) > 1 { // of two credentials none is believed
+		r.Header.Del("Authorization")
+	}
+	var body []byte
+	var err error
 	var tooLong *http.MaxBytesError
+	if r.ContentLength <= maxBody {
+		body, err = io.ReadAll(http.MaxBytesReader(nil, r.Body, maxBody))
+	}
 	switch {
-	case errors.As(err, &tooLong):
+	case r.ContentLength > maxBody, errors.As(err, &tooLong):
 		return &problem{status: http.StatusRequestEntityTooLarge, detail: "The body must not be longer than 64 KiB."}
 	case err != nil:
 		return invalid("The body could not be read to its end.")

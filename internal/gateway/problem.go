@@ -3,8 +3,10 @@ package gateway
 import (
 	"cmp"
 	"context"
+	"log/slog"
 	"math"
 	"net/http"
+	"path"
 	"strconv"
 	"strings"
 
@@ -15,6 +17,7 @@ import (
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
 	"github.com/teamtoken/teamtoken/internal/reason"
 	"github.com/teamtoken/teamtoken/internal/requestid"
+	"github.com/teamtoken/teamtoken/internal/telemetry"
 )
 
 // problem is what goes wrong with a request, as a JSON:API error document.
@@ -116,22 +119,52 @@ var titles = map[string]string{
 	reason.Name(teamtokenv1.ErrorReason_ERROR_REASON_DESCRIPTION_TAKEN): "invalid attributes",
 }
 
-// writeStatus answers what an RPC failed with.
-func writeStatus(
-	_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, _ *http.Request, err error,
+// errorWriter answers what goes wrong. An RPC's own failure was logged where it
+// happened; a request that never got there is logged here.
+type errorWriter struct{ log *slog.Logger }
+
+// refuse answers a request that reaches no RPC: nothing was changed by it.
+func (e errorWriter) refuse(w http.ResponseWriter, r *http.Request, p problem) {
+	p.outcome = string(outcome(r, reason.NotApplied))
+	e.log.LogAttrs(r.Context(), slog.LevelInfo, "a request was refused",
+		slog.String(telemetry.KeyRequestID, w.Header().Get(requestid.Header)),
+		slog.Int(telemetry.KeyStatus, p.status), slog.String(telemetry.KeyReason, p.code))
+	writeProblem(w, p)
+}
+
+// outcome is o for the methods that change something.
+func outcome(r *http.Request, o reason.Outcome) reason.Outcome {
+	if r.Method == http.MethodPost || r.Method == http.MethodDelete {
+		return o
+	}
+	return ""
+}
+
+// status answers what an RPC failed with.
+func (e errorWriter) status(
+	_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, r *http.Request, err error,
 ) {
 	st := status.Convert(err)
 	d := reason.DetailsOf(st)
+	if d.Reason == "" {
+		switch st.Code() {
+		case codes.InvalidArgument: // the body, as decodeAttributes says, or the query
+			e.refuse(w, r, *invalid(st.Message()))
+			return
+		case codes.DeadlineExceeded, codes.Canceled: // the in-process connection did not wait for the answer
+			st = (&reason.Error{
+				Reason:  teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_TIMEOUT,
+				Outcome: outcome(r, reason.Unknown),
+			}).GRPCStatus()
+			d = reason.DetailsOf(st)
+		}
+	}
 	p := problem{code: d.Reason, detail: st.Message(), outcome: d.Outcome}
 	for _, v := range d.Violations {
 		p.fields = append(p.fields, field{v.GetField(), v.GetDescription()})
 	}
 	var ours bool
-	switch p.status, ours = reason.HTTPStatus(d.Reason); {
-	case ours:
-	case st.Code() == codes.InvalidArgument: // the body, as decodeAttributes says, or the query
-		p = *invalid(st.Message())
-	default: // the in-process connection's own: the client left, or its time is over
+	if p.status, ours = reason.HTTPStatus(d.Reason); !ours {
 		p.status, p.detail = runtime.HTTPStatusFromCode(st.Code()), ""
 	}
 	if d.RetryAfter > 0 {
@@ -140,9 +173,26 @@ func writeStatus(
 	writeProblem(w, p)
 }
 
-// writeRoutingError answers a request that no RPC is for.
-func writeRoutingError(
-	_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, _ *http.Request, status int,
+// routing answers a request that no RPC is for.
+func (e errorWriter) routing(
+	_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, r *http.Request, status int,
 ) {
-	writeProblem(w, problem{status: status})
+	if status == http.StatusMethodNotAllowed {
+		w.Header().Set("Allow", allow(r.URL.Path))
+	}
+	e.refuse(w, r, problem{status: status})
+}
+
+// allow lists the methods of a path, see http.yaml.
+func allow(url string) string {
+	switch parent, last := path.Split(url); {
+	case last == "authentication-token":
+		return "DELETE, GET, POST"
+	case last == "authentication-tokens":
+		return "POST"
+	case path.Base(parent) == "authentication-tokens":
+		return "DELETE, GET"
+	default:
+		return "GET"
+	}
 }

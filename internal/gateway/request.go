@@ -1,8 +1,11 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"net/http"
+	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -34,14 +37,61 @@ func (c completed) Invoke(ctx context.Context, method string, req, resp any, opt
 	switch req := req.(type) {
 	case *teamtokenv1.GenerateTokenRequest:
 		req.RequestId = requestID(r)
+		req.ExpectedTokenId = r.URL.Query().Get(expectedTokenID)
+		if err := only(r, expectedTokenID); err != nil {
+			return err
+		}
+	case *teamtokenv1.DeleteTokenRequest:
+		if err := only(r, expectedTokenID, "allow_missing"); err != nil {
+			return err
+		}
 	case *teamtokenv1.CreateNamedTokenRequest:
 		req.RequestId = requestID(r)
+		if err := only(r); err != nil {
+			return err
+		}
+	case *teamtokenv1.DeleteTokenByIDRequest:
+		if err := only(r); err != nil {
+			return err
+		}
 	case *teamtokenv1.ListTokensRequest:
 		if err := list(req, r); err != nil {
 			return err
 		}
 	}
 	return c.ClientConnInterface.Invoke(ctx, method, req, resp, opts...)
+}
+
+// expectedTokenID is the query's name for the field.
+const expectedTokenID = "expected_token_id"
+
+// only refuses a change whose query holds anything but one value of each of
+// names: a guard that is misspelt, or empty, would be no guard.
+func only(r *http.Request, names ...string) error {
+	if r.URL.RawQuery == "" {
+		return nil
+	}
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	description := ""
+	if err != nil {
+		description = "the query is malformed"
+	}
+	for name, values := range query {
+		switch {
+		case !slices.Contains(names, name):
+			description = "the query may hold " + cmp.Or(strings.Join(names, " and "), "nothing") + " here"
+		case len(values) != 1 || values[0] == "":
+			description = "the query's parameters must have one value each"
+		}
+	}
+	if description == "" {
+		return nil
+	}
+	return &reason.Error{
+		Reason:     teamtokenv1.ErrorReason_ERROR_REASON_INVALID_FIELD,
+		Outcome:    reason.NotApplied,
+		Violations: []reason.Violation{{Description: description}},
+	}
 }
 
 // requestID is the Idempotency-Key. One that is empty is not taken for absent.

@@ -107,7 +107,8 @@ func newRig(t *testing.T, callerCredentials bool, do func(context.Context) error
 	r.chain = interceptor.New(descriptor, interceptor.Options{
 		Log: telemetry.NewLogger(&r.log, -4, false), Metrics: r.metrics, Timeout: timeout, CallerCredentials: callerCredentials,
 	})
-	server := grpc.NewServer(grpc.UnaryInterceptor(r.chain.Unary), grpc.StreamInterceptor(r.chain.Stream))
+	server := grpc.NewServer(grpc.UnaryInterceptor(r.chain.Unary), grpc.StreamInterceptor(r.chain.Stream),
+		grpc.ForceServerCodecV2(interceptor.Codec()))
 	server.RegisterService(interceptor.Describe(teamtokenv1.TeamTokenService_ServiceDesc), service{do: do})
 	grpc_health_v1.RegisterHealthServer(server, health.NewServer())
 	listener, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // loopback

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/health"
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/reflection"
@@ -35,6 +36,8 @@ type Options struct {
 	// Unary and Stream stand before every gRPC call.
 	Unary  grpc.UnaryServerInterceptor
 	Stream grpc.StreamServerInterceptor
+	// Codec decodes every gRPC call's message.
+	Codec encoding.CodecV2
 	// Service and Implementation are what the gRPC listener serves.
 	Service        *grpc.ServiceDesc
 	Implementation any
@@ -99,6 +102,7 @@ func New(o Options) (*Server, error) {
 	options := []grpc.ServerOption{
 		grpc.UnaryInterceptor(o.Unary),
 		grpc.StreamInterceptor(o.Stream),
+		grpc.ForceServerCodecV2(o.Codec),
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxHeaderListSize(maxHeader),
 		grpc.MaxConcurrentStreams(maxStreams),

@@ -12,6 +12,7 @@ const (
 	KeyOutcome   = "outcome"
 	KeyDuration  = "duration"
 	KeyError     = "error"
+	KeyStatus    = "status"
 )
 
 // Metrics, as Prometheus sees them. No label holds a team, a caller or a token.
