@@ -78,22 +78,44 @@ func TestStartFails(t *testing.T) {
 		code int
 		want []string
 	}{
-		{"a gRPC port that is taken", []string{"TEAMTOKEN_GRPC_ADDRESS=" + taken.Addr().String()}, 1,
-			[]string{"TEAMTOKEN_GRPC_ADDRESS", "address already in use"}},
-		{"a REST port that is taken", []string{"TEAMTOKEN_HTTP_ADDRESS=" + taken.Addr().String()}, 1,
-			[]string{"TEAMTOKEN_HTTP_ADDRESS", "address already in use"}},
-		{"an admin port that is taken", []string{"TEAMTOKEN_ADMIN_ADDRESS=" + taken.Addr().String()}, 1,
-			[]string{"TEAMTOKEN_ADMIN_ADDRESS", "address already in use"}},
+		{
+			"a gRPC port that is taken",
+			[]string{"TEAMTOKEN_GRPC_ADDRESS=" + taken.Addr().String()},
+			1,
+			[]string{"TEAMTOKEN_GRPC_ADDRESS", "address already in use"},
+		},
+		{
+			"a REST port that is taken",
+			[]string{"TEAMTOKEN_HTTP_ADDRESS=" + taken.Addr().String()},
+			1,
+			[]string{"TEAMTOKEN_HTTP_ADDRESS", "address already in use"},
+		},
+		{
+			"an admin port that is taken",
+			[]string{"TEAMTOKEN_ADMIN_ADDRESS=" + taken.Addr().String()},
+			1,
+			[]string{"TEAMTOKEN_ADMIN_ADDRESS", "address already in use"},
+		},
 		{"no credential", own, 2, []string{"TFE_TOKEN_FILE"}},
-		{"nobody said who may call", []string{"TEAMTOKEN_CREDENTIALS=service", "TFE_TOKEN=x"}, 2,
-			[]string{"TEAMTOKEN_INSECURE_ALLOW_ANY_CALLER"}},
+		{
+			"nobody said who may call",
+			[]string{"TEAMTOKEN_CREDENTIALS=service", "TFE_TOKEN=x"},
+			2,
+			[]string{"TEAMTOKEN_INSECURE_ALLOW_ANY_CALLER"},
+		},
 		{"a bad address", []string{"TFE_ADDRESS=app.terraform.io"}, 2, []string{"TFE_ADDRESS"}},
-		{"a token file that is not there", append(own, "TFE_TOKEN_FILE=/does/not/exist"), 1,
-			[]string{"TFE_TOKEN_FILE", "/does/not/exist", "no such file"}},
+		{
+			"a token file that is not there", append(own, "TFE_TOKEN_FILE=/does/not/exist"), 1,
+			[]string{"TFE_TOKEN_FILE", "/does/not/exist", "no such file"},
+		},
 		{"a token file that is empty", append(own, "TFE_TOKEN_FILE="+empty), 1, []string{"TFE_TOKEN_FILE", "empty"}},
 		{"CAs that are none", []string{"TFE_CA_FILE=" + empty}, 1, []string{"TFE_CA_FILE", "no PEM certificate"}},
-		{"a certificate that is none", []string{"TEAMTOKEN_TLS_CERT_FILE=" + empty, "TEAMTOKEN_TLS_KEY_FILE=" + empty}, 1,
-			[]string{"TEAMTOKEN_TLS_CERT_FILE"}},
+		{
+			"a certificate that is none",
+			[]string{"TEAMTOKEN_TLS_CERT_FILE=" + empty, "TEAMTOKEN_TLS_KEY_FILE=" + empty},
+			1,
+			[]string{"TEAMTOKEN_TLS_CERT_FILE"},
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
