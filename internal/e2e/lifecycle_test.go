@@ -174,7 +174,7 @@ func TestShutdown(t *testing.T) {
 				}
 				return
 			}
-			resp, err := f.http.Post(f.rest+"/api/v2/teams/"+team+"/authentication-token", "", nil) //nolint:noctx // bounded by the server
+			resp, err := f.http.Post(f.rest+"/api/v2/teams/"+team+"/authentication-token", "", nil)
 			if err != nil {
 				t.Errorf("a request in flight was not answered: %v", err)
 				return

@@ -215,7 +215,7 @@ func (f *facade) stop(t *testing.T, within time.Duration) int {
 // get is the body of a GET from the admin listener.
 func (f *facade) get(t *testing.T, path string) (status int, body string) {
 	t.Helper()
-	resp, err := http.Get(f.admin + path) //nolint:noctx // loopback
+	resp, err := http.Get(f.admin + path)
 	if err != nil {
 		t.Fatal(err)
 	}

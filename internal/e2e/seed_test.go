@@ -99,7 +99,7 @@ func TestDocumentsComeThroughWhole(t *testing.T) {
 			}
 
 			url := f.rest + "/api/v2/teams/" + simulator.SeedTeam + "/authentication-token"
-			resp := must(f.http.Post(url, "application/vnd.api+json", nil)) //nolint:noctx // loopback
+			resp := must(f.http.Post(url, "application/vnd.api+json", nil))
 			defer resp.Body.Close()
 			body := must(io.ReadAll(resp.Body))
 			if resp.StatusCode != http.StatusCreated || resp.Header.Get("Content-Type") != "application/vnd.api+json" {

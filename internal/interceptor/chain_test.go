@@ -111,7 +111,7 @@ func newRig(t *testing.T, callerCredentials bool, do func(context.Context) error
 		grpc.ForceServerCodecV2(interceptor.Codec()))
 	server.RegisterService(interceptor.Describe(teamtokenv1.TeamTokenService_ServiceDesc), service{do: do})
 	grpc_health_v1.RegisterHealthServer(server, health.NewServer())
-	listener, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // loopback
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
