@@ -2,12 +2,15 @@ package e2e
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"net/http"
 	"os"
+	"slices"
 	"testing"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
@@ -18,34 +21,17 @@ import (
 // the token of TFE_TEST_TEAM, a team of TFE_TEST_ORG. The team's token is
 // replaced and deleted.
 func TestRealUpstream(t *testing.T) {
-	address, token := os.Getenv("TFE_TEST_ADDRESS"), os.Getenv("TFE_TEST_TOKEN")
-	team, organization := os.Getenv("TFE_TEST_TEAM"), os.Getenv("TFE_TEST_ORG")
-	if address == "" || token == "" || team == "" || organization == "" {
-		t.Skip("needs a real upstream: set TFE_TEST_ADDRESS, TFE_TEST_TOKEN, TFE_TEST_TEAM and TFE_TEST_ORG")
-	}
-	f := start(t, settings{upstream: address, env: []string{"TFE_TOKEN=" + token, "TEAMTOKEN_INSECURE_ALLOW_ANY_CALLER=true"}})
-	for _, surface := range []tokenSurface{overGRPC{f}, overREST{f, t}} {
+	u := newRealUpstream(t)
+	team := u.team
+	for _, surface := range []tokenSurface{overGRPC{u.f}, overREST{u.f, t}} {
 		t.Run(surface.name(), func(t *testing.T) {
-			authenticates := func(secret string) int {
-				req := must(http.NewRequestWithContext(t.Context(), http.MethodGet, address+"/api/v2/organizations/"+organization, nil))
-				req.Header.Set("Authorization", "Bearer "+secret)
-				resp := must(http.DefaultClient.Do(req))
-				defer resp.Body.Close()
-				return resp.StatusCode
-			}
-			step := func(name string, got, want int) {
-				t.Logf("%s: %d", name, got)
-				if got != want {
-					t.Errorf("%s: %d, want %d", name, got, want)
-				}
-			}
 			_ = surface.delete(t.Context(), team) // from a run before
 
 			id1, first, err := surface.generate(t.Context(), team)
 			if err != nil {
 				t.Fatal(err)
 			}
-			step("the first token authenticates", authenticates(first), http.StatusOK)
+			u.step(t, "the first token authenticates", u.authenticates(t, first), http.StatusOK)
 			if id, err := surface.get(t.Context(), team); err != nil || id != id1 {
 				t.Errorf("it is shown: %q, %v", id, err)
 			}
@@ -56,12 +42,12 @@ func TestRealUpstream(t *testing.T) {
 			if id1 == id2 || first == second {
 				t.Error("the second token is the first")
 			}
-			step("the second token authenticates", authenticates(second), http.StatusOK)
-			step("the first token is dead", authenticates(first), http.StatusUnauthorized)
+			u.step(t, "the second token authenticates", u.authenticates(t, second), http.StatusOK)
+			u.step(t, "the first token is dead", u.authenticates(t, first), http.StatusUnauthorized)
 			if err := surface.delete(t.Context(), team); err != nil {
 				t.Error(err)
 			}
-			step("the second token is dead", authenticates(second), http.StatusUnauthorized)
+			u.step(t, "the second token is dead", u.authenticates(t, second), http.StatusUnauthorized)
 			if err := surface.delete(t.Context(), team); status.Code(err) != codes.NotFound {
 				t.Errorf("delete again: %v, want NOT_FOUND", err)
 			}
@@ -72,6 +58,100 @@ func TestRealUpstream(t *testing.T) {
 				t.Errorf("no such team: %v, want NOT_FOUND", err)
 			}
 		})
+	}
+}
+
+// TestRealUpstreamNamedTokens is for endpoints that not every upstream has: one
+// that has none of them says UNIMPLEMENTED, or NOT_FOUND where its own router
+// speaks the API's language.
+func TestRealUpstreamNamedTokens(t *testing.T) {
+	u := newRealUpstream(t)
+	ctx := t.Context()
+	made, err := u.f.client.CreateNamedToken(ctx, &teamtokenv1.CreateNamedTokenRequest{
+		TeamId: u.team, Description: new("teamtoken test " + rand.Text()),
+	})
+	if status.Code(err) == codes.Unimplemented {
+		t.Log("the upstream has no named tokens: UNIMPLEMENTED")
+		_, err = u.f.client.ListTokens(ctx, &teamtokenv1.ListTokensRequest{Organization: u.organization})
+		t.Logf("a list: %v", status.Code(err))
+		if c := status.Code(err); c != codes.Unimplemented && c != codes.NotFound {
+			t.Error(err)
+		}
+		_, err = u.f.client.GetTokenByID(ctx, &teamtokenv1.GetTokenByIDRequest{TokenId: "at-0000000000000000"})
+		t.Logf("a token by its id: %v", status.Code(err))
+		if c := status.Code(err); c != codes.Unimplemented && c != codes.NotFound {
+			t.Error(err)
+		}
+		return
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := made.GetTeamToken().GetId()
+	u.step(t, "the named token authenticates", u.authenticates(t, made.GetSecret()), http.StatusOK)
+	if got, err := u.f.client.GetTokenByID(ctx, &teamtokenv1.GetTokenByIDRequest{TokenId: id}); err != nil || got.GetTeamToken().GetTeamId() != u.team {
+		t.Errorf("it is shown by its id: %v", err)
+	}
+	list, err := u.f.client.ListTokens(ctx, &teamtokenv1.ListTokensRequest{Organization: u.organization, PageSize: 100})
+	if err != nil || !slices.ContainsFunc(list.GetTeamTokens(), func(tt *teamtokenv1.TeamToken) bool { return tt.GetId() == id }) {
+		t.Errorf("it is listed: %v", err)
+	}
+	if _, err := u.f.client.DeleteTokenByID(ctx, &teamtokenv1.DeleteTokenByIDRequest{TokenId: id}); err != nil {
+		t.Error(err)
+	}
+	u.step(t, "the named token is dead", u.authenticates(t, made.GetSecret()), http.StatusUnauthorized)
+}
+
+// TestRealUpstreamCallerCredentials forwards what each caller brings.
+func TestRealUpstreamCallerCredentials(t *testing.T) {
+	u := newRealUpstream(t)
+	f := start(t, settings{upstream: u.address, env: []string{"TEAMTOKEN_CREDENTIALS=caller"}})
+	for bearer, want := range map[string]codes.Code{
+		os.Getenv("TFE_TEST_TOKEN"): codes.OK, "no-token-of-this-server": codes.Unauthenticated, "": codes.Unauthenticated,
+	} {
+		ctx := t.Context()
+		if bearer != "" {
+			ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+bearer)
+		}
+		_, err := f.client.GenerateToken(ctx, &teamtokenv1.GenerateTokenRequest{TeamId: u.team})
+		if got := status.Code(err); got != want {
+			t.Errorf("a credential of %d bytes: %v, want %v", len(bearer), got, want)
+		}
+	}
+}
+
+// realUpstream is a server that none of us wrote, and the program before it.
+type realUpstream struct {
+	f                           *facade
+	address, team, organization string
+}
+
+func newRealUpstream(t *testing.T) realUpstream {
+	t.Helper()
+	address, token := os.Getenv("TFE_TEST_ADDRESS"), os.Getenv("TFE_TEST_TOKEN")
+	team, organization := os.Getenv("TFE_TEST_TEAM"), os.Getenv("TFE_TEST_ORG")
+	if address == "" || token == "" || team == "" || organization == "" {
+		t.Skip("needs a real upstream: set TFE_TEST_ADDRESS, TFE_TEST_TOKEN, TFE_TEST_TEAM and TFE_TEST_ORG")
+	}
+	f := start(t, settings{upstream: address, env: []string{"TFE_TOKEN=" + token, "TEAMTOKEN_INSECURE_ALLOW_ANY_CALLER=true"}})
+	return realUpstream{f, address, team, organization}
+}
+
+// authenticates is the status that the upstream answers a token with.
+func (u realUpstream) authenticates(t *testing.T, secret string) int {
+	t.Helper()
+	req := must(http.NewRequestWithContext(t.Context(), http.MethodGet, u.address+"/api/v2/organizations/"+u.organization, nil))
+	req.Header.Set("Authorization", "Bearer "+secret)
+	resp := must(http.DefaultClient.Do(req))
+	defer resp.Body.Close()
+	return resp.StatusCode
+}
+
+func (realUpstream) step(t *testing.T, name string, got, want int) {
+	t.Helper()
+	t.Logf("%s: %d", name, got)
+	if got != want {
+		t.Errorf("%s: %d, want %d", name, got, want)
 	}
 }
 
