@@ -20,8 +20,8 @@ func asking(requestID string) *teamtokenv1.GenerateTokenRequest {
 	return &teamtokenv1.GenerateTokenRequest{TeamId: simulator.SeedTeam, RequestId: requestID}
 }
 
-// A call that finds the team busy until its deadline has changed nothing, and
-// was not sent.
+// A call that must be alone with the team, and finds it busy until its deadline,
+// has changed nothing, and was not sent.
 func TestTeamBusy(t *testing.T) {
 	sim, url := newSimulator(t)
 	f := start(t, withService(sim, url))
@@ -36,7 +36,9 @@ func TestTeamBusy(t *testing.T) {
 	<-fault.Hit()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
-	_, err := f.client.DeleteToken(ctx, &teamtokenv1.DeleteTokenRequest{TeamId: simulator.SeedTeam})
+	_, err := f.client.DeleteToken(ctx, &teamtokenv1.DeleteTokenRequest{
+		TeamId: simulator.SeedTeam, ExpectedTokenId: "at-0000000000000000",
+	})
 	d := reason.DetailsOf(status.Convert(err))
 	if status.Code(err) != codes.Aborted || d.Reason != "TEAM_BUSY" || d.Outcome != "not_applied" || d.RetryAfter <= 0 {
 		t.Errorf("%v, %+v", err, d)

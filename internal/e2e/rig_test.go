@@ -122,11 +122,12 @@ func start(t *testing.T, s settings) *facade {
 	go func() { _ = f.cmd.Wait(); close(f.exited) }()
 	f.terminate = sync.OnceFunc(func() { _ = f.cmd.Process.Signal(syscall.SIGTERM) })
 	t.Cleanup(func() {
+		metrics := f.metrics()
 		f.stop(t, patience)
 		if strings.Contains(f.stderr.String(), "DATA RACE") {
 			t.Errorf("the race detector:\n%s", f.stderr.String())
 		}
-		noSecretIn(t, s, f.stdout.String(), f.stderr.String(), f.answers.String())
+		noSecretIn(t, s, f.stdout.String(), f.stderr.String(), f.answers.String(), metrics)
 		if t.Failed() {
 			t.Logf("the program wrote:\n%s%s", f.stdout.String(), f.stderr.String())
 		}
@@ -210,6 +211,17 @@ func (f *facade) stop(t *testing.T, within time.Duration) int {
 		t.Errorf("the program did not stop within %v of SIGTERM", within)
 	}
 	return f.cmd.ProcessState.ExitCode()
+}
+
+// metrics is all that the program counts, or nothing if it has ended.
+func (f *facade) metrics() string {
+	resp, err := http.Get(f.admin + "/metrics")
+	if err != nil {
+		return ""
+	}
+	defer resp.Body.Close()
+	b, _ := io.ReadAll(resp.Body)
+	return string(b)
 }
 
 // get is the body of a GET from the admin listener.

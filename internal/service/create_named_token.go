@@ -25,7 +25,7 @@ func (s *Service) CreateNamedToken(
 			return s.upstream.ReadTokenByID(ctx, tokenID)
 		}
 		return once(ctx, s, req, changeTeam, current, func() (*teamtokenv1.CreateNamedTokenResponse, error) {
-			free, err := s.turns.take(ctx, team)
+			free, err := s.turns.take(ctx, team, shared)
 			if err != nil {
 				return nil, err
 			}

@@ -17,7 +17,7 @@ func (s *Service) DeleteToken(
 		return nil, err
 	}
 	return fly(ctx, s, func(ctx context.Context) (*teamtokenv1.DeleteTokenResponse, error) {
-		free, err := s.turns.take(ctx, team)
+		free, err := s.turns.take(ctx, team, places(req.GetExpectedTokenId()))
 		if err != nil {
 			return nil, err
 		}

@@ -20,7 +20,7 @@ func (s *Service) DeleteTokenByID(
 		if err != nil {
 			return nil, unsent(err)
 		}
-		free, err := s.turns.take(ctx, team)
+		free, err := s.turns.take(ctx, team, shared)
 		if err != nil {
 			return nil, err
 		}

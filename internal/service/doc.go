@@ -7,8 +7,9 @@
 //   - A call that changes something is carried on when its caller leaves, and
 //     Drain waits for it. A caller whose deadline ends first is told that the
 //     outcome is unknown.
-//   - Changes of one team go one at a time through this process, so that
-//     `expected_token_id` is compared with what is then replaced.
+//   - A change with `expected_token_id` is alone with its team in this process, so
+//     that what is compared is what is then replaced. Another process, or whoever
+//     calls the upstream directly, can still come between.
 //   - Under one `request_id` of one caller there is one change upstream, whose
 //     answer is given again as long as it is true. This is kept in memory, for
 //     ten minutes: another process knows nothing of it.

@@ -22,7 +22,7 @@ func (s *Service) GenerateToken(
 	return fly(ctx, s, func(ctx context.Context) (*teamtokenv1.GenerateTokenResponse, error) {
 		current := func(string) (upstream.Token, error) { return s.upstream.ReadToken(ctx, team) }
 		return once(ctx, s, req, changeTeam, current, func() (*teamtokenv1.GenerateTokenResponse, error) {
-			free, err := s.turns.take(ctx, team)
+			free, err := s.turns.take(ctx, team, places(req.GetExpectedTokenId()))
 			if err != nil {
 				return nil, err
 			}
