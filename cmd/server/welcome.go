@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
 
 	"github.com/teamtoken/teamtoken/internal/server"
 	"github.com/teamtoken/teamtoken/internal/simulator"
@@ -12,22 +13,27 @@ import (
 // welcome tells a person who runs the simulator what to type next.
 func welcome(w io.Writer, srv *server.Server, upstream string) {
 	_, port, _ := net.SplitHostPort(srv.GRPCAddr)
-	_, restPort, _ := net.SplitHostPort(srv.RESTURL[len("http://"):])
+	scheme, restAddr, _ := strings.Cut(srv.RESTURL, "://")
+	_, restPort, _ := net.SplitHostPort(restAddr)
+	plain, insecure := "-plaintext ", ""
+	if scheme == "https" { // by a certificate that a client need not know
+		plain, insecure = "-insecure ", "--insecure "
+	}
 	fmt.Fprintf(w, `
 teamtoken serves in front of a simulator of the upstream: its tokens open nothing real.
 
   gRPC       localhost:%[1]s
-  REST       http://localhost:%[2]s
+  REST       %[7]s://localhost:%[2]s
   admin      %[3]s/metrics
   upstream   %[4]s (the simulator)
 
 Generate a token:
 
-  grpcurl -plaintext -d '{"team_id": "%[5]s"}' \
+  grpcurl %[8]s-d '{"team_id": "%[5]s"}' \
     localhost:%[1]s teamtoken.v1.TeamTokenService/GenerateToken
 
-  curl --request POST --header "Content-Type: application/vnd.api+json" \
-    http://localhost:%[2]s/api/v2/teams/%[5]s/authentication-token
+  curl %[9]s--request POST --header "Content-Type: application/vnd.api+json" \
+    %[7]s://localhost:%[2]s/api/v2/teams/%[5]s/authentication-token
 
 See that it works, upstream:
 
@@ -35,5 +41,6 @@ See that it works, upstream:
 
 Stop with Ctrl-C.
 
-`, port, restPort, srv.AdminURL, upstream, simulator.SeedTeam, simulator.Organization)
+`, port, restPort, srv.AdminURL, upstream, simulator.SeedTeam, simulator.Organization,
+		scheme, plain, insecure)
 }

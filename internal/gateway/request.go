@@ -3,6 +3,7 @@ package gateway
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
@@ -119,8 +120,10 @@ func list(req *teamtokenv1.ListTokensRequest, r *http.Request) error {
 	if query.Get(pageSize) == "" {
 		size, err = page.DefaultSize, nil
 	}
-	if err != nil || size == 0 {
-		violations = append(violations, reason.Violation{Field: "page_size", Description: "must be a number from 1 to 100"})
+	if err != nil || size < 1 || size > page.MaxSize {
+		violations = append(violations, reason.Violation{
+			Field: "page_size", Description: fmt.Sprintf("must be a number from 1 to %d", page.MaxSize),
+		})
 	}
 	number, err := page.Number(query.Get(pageNumber))
 	if err != nil {

@@ -165,6 +165,14 @@ func start(t *testing.T, env ...string) (url string) {
 // idOf and secretOf give what is random in an answer the name that it has in the
 // tables: `id 2` is the id of the second token that upstream made.
 func (s server) idOf(id string) string {
+	switch id {
+	case "":
+		return ""
+	case s.sim.TokenID(s.sim.UserToken()):
+		return "the user's"
+	case s.sim.TokenID(s.sim.OrganizationToken()):
+		return "the organization's"
+	}
 	return s.ordinal("id", id, func(m simulator.Minted) bool { return m.ID == id })
 }
 
