@@ -64,7 +64,13 @@ func TestMain(m *testing.M) {
 // newSimulator starts an upstream without a rate limit.
 func newSimulator(t *testing.T) (sim *simulator.Simulator, url string) {
 	t.Helper()
-	sim = simulator.New(simulator.Options{Rate: -1})
+	return listen(t, simulator.Options{Rate: -1})
+}
+
+// listen serves a simulator until the test ends.
+func listen(t *testing.T, o simulator.Options) (sim *simulator.Simulator, url string) {
+	t.Helper()
+	sim = simulator.New(o)
 	url, err := sim.Listen("127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

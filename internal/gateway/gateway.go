@@ -103,7 +103,7 @@ func check(r *http.Request) *problem {
 		return invalid("The path must not be percent-encoded: no id of this API needs it.")
 	}
 	if t := r.Header.Get("Grpc-Timeout"); t != "" && !timeout.MatchString(t) {
-		return invalid("The header Grpc-Timeout must be up to 8 digits and a unit, one of HMSmun.")
+		return invalid("The header Grpc-Timeout must be a number of up to 8 digits, not 0, and a unit, one of HMSmun.")
 	}
 	if len(r.Header.Values(idempotencyKey)) > 1 {
 		return invalid("The header Idempotency-Key must not stand twice.")

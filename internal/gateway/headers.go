@@ -9,8 +9,9 @@ import (
 // idempotencyKey is the REST name of GenerateTokenRequest's request_id.
 const idempotencyKey = "Idempotency-Key"
 
-// timeout is what gRPC allows as grpc-timeout.
-var timeout = regexp.MustCompile(`^[0-9]{1,8}[HMSmun]$`)
+// timeout is what gRPC allows as grpc-timeout, but for zero, which grpc-gateway
+// takes for none at all.
+var timeout = regexp.MustCompile(`^[1-9][0-9]{0,7}[HMSmun]$`)
 
 // incomingHeader lists the headers that reach the service as metadata.
 // Authorization does besides, whatever stands here, and so do X-Forwarded-For

@@ -148,8 +148,12 @@ func (e errorWriter) status(
 	d := reason.DetailsOf(st)
 	if d.Reason == "" {
 		switch st.Code() {
-		case codes.InvalidArgument: // the body, as decodeAttributes says, or the query
-			e.refuse(w, r, *invalid(st.Message()))
+		case codes.InvalidArgument:
+			detail := st.Message() // of the body, as decodeAttributes says
+			if r.Method != http.MethodPost {
+				detail = "The query is malformed." // grpc-gateway's own words would quote it
+			}
+			e.refuse(w, r, *invalid(detail))
 			return
 		case codes.DeadlineExceeded, codes.Canceled: // the in-process connection did not wait for the answer
 			st = (&reason.Error{
