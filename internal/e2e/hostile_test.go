@@ -27,6 +27,7 @@ import (
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
 	"github.com/teamtoken/teamtoken/internal/reason"
 	"github.com/teamtoken/teamtoken/internal/simulator"
+	"github.com/teamtoken/teamtoken/internal/upstream"
 )
 
 // Everything here goes out as the bytes that stand here: HTTP/1.1 requests over
@@ -40,6 +41,10 @@ const (
 	generate     = "/teamtoken.v1.TeamTokenService/GenerateToken"
 	get          = "/teamtoken.v1.TeamTokenService/GetToken"
 	del          = "/teamtoken.v1.TeamTokenService/DeleteToken"
+	named        = "/teamtoken.v1.TeamTokenService/CreateNamedToken"
+	getByID      = "/teamtoken.v1.TeamTokenService/GetTokenByID"
+	delByID      = "/teamtoken.v1.TeamTokenService/DeleteTokenByID"
+	list         = "/teamtoken.v1.TeamTokenService/ListTokens"
 )
 
 // A restCase is a request that is refused with status and, where an RPC is
@@ -226,7 +231,7 @@ func (c grpcCase) run(t *testing.T, f *facade, client *http.Client) {
 	if c.reason == invalidField && len(d.Violations) == 0 {
 		t.Error("no field is named")
 	}
-	if want := map[bool]string{false: string(reason.NotApplied)}[c.method == get]; d.Outcome != want {
+	if want := map[bool]string{false: string(reason.NotApplied)}[slices.Contains([]string{get, getByID, list}, c.method)]; d.Outcome != want {
 		t.Errorf("outcome %q, want %q", d.Outcome, want)
 	}
 }
@@ -376,6 +381,19 @@ func teamIDsOverREST() (cases []restCase) {
 			c.reason = invalidField
 		}
 		cases = append(cases, c)
+		// The same as a token's id. What is none of a team may well be one of a
+		// token, and some paths lead to no RPC there.
+		if _, err := upstream.ParseTokenID(id.id); err == nil || c.status == 404 || id.id == "" {
+			continue
+		}
+		c.name = "token id " + id.name
+		c.request = rawRequest{method: httpMethods[1:][i%2], target: "/api/v2/authentication-tokens/" + id.id}
+		cases = append(cases, c)
+		c.name = "organization " + id.name
+		c.request = rawRequest{method: "GET", target: "/api/v2/organizations/" + id.id + "/team-tokens"}
+		if _, err := upstream.ParseOrganization(id.id); err != nil {
+			cases = append(cases, c)
+		}
 	}
 	return cases
 }
@@ -389,6 +407,17 @@ func teamIDsOverGRPC() (cases []grpcCase) {
 		if !utf8.ValidString(id.id) {
 			c.code, c.reason = undecodableCode, undecodableReason
 		}
+		cases = append(cases, c)
+		if _, err := upstream.ParseTokenID(id.id); err != nil {
+			c.name, c.method = "token id "+id.name, []string{getByID, delByID}[i%2]
+			cases = append(cases, c)
+		}
+		if _, err := upstream.ParseOrganization(id.id); err != nil {
+			c.name, c.method = "organization "+id.name, list
+			cases = append(cases, c)
+		}
+		c.name, c.method = "team id of a named token "+id.name, named
+		c.message = append(text(1, id.id), text(2, "ci")...)
 		cases = append(cases, c)
 	}
 	return cases
@@ -547,7 +576,19 @@ func bodies() (cases []restCase) {
 	} {
 		cases = append(cases, restCase{name: "body: " + name, request: post(body), status: 400, reason: invalidField})
 	}
+	for _, q := range []string{
+		"page%5Bsize%5D=0", "page%5Bsize%5D=101", "page%5Bsize%5D=x", "page%5Bnumber%5D=0", "page%5Bnumber%5D=-1",
+		"page%5Bnumber%5D=99999999999999999999", "page%5Bnumber%5D=1e3", "sort=name", "sort=--expired-at",
+		"filter%5Bexpiry_status%5D=stale", "filter%5Bexpiry_status%5D=active,,", "q=" + strings.Repeat("x", 257),
+	} {
+		cases = append(cases, restCase{
+			name: "list: " + short(q), status: 400, reason: invalidField,
+			request: rawRequest{method: "GET", target: "/api/v2/organizations/acme/team-tokens?" + q},
+		})
+	}
 	for name, r := range map[string]rawRequest{
+		"a guard by id":                 {method: "DELETE", target: "/api/v2/authentication-tokens/at-1?expected_token_id=at-1"},
+		"a guard of a named token":      {method: "POST", target: tokenPath + "s?expected_token_id=at-1"},
 		"a guard with a slip":           {method: "DELETE", target: tokenPath + "?expected-token-id=at-1"},
 		"an empty guard":                {method: "DELETE", target: tokenPath + "?expected_token_id="},
 		"a guard twice":                 {method: "DELETE", target: tokenPath + "?expected_token_id=at-1&expected_token_id=at-2"},
@@ -699,6 +740,32 @@ func fields() (cases []grpcCase) {
 		} else {
 			add(name, del, &teamtokenv1.DeleteTokenRequest{TeamId: team, ExpectedTokenId: v})
 		}
+	}
+	add("a named token without a description", named, &teamtokenv1.CreateNamedTokenRequest{TeamId: team})
+	add("a description of a mile", named, &teamtokenv1.CreateNamedTokenRequest{TeamId: team, Description: new(strings.Repeat("x", 1025))})
+	add("a named token's request_id", named, &teamtokenv1.CreateNamedTokenRequest{TeamId: team, Description: new(""), RequestId: "a b"})
+	for name, m := range map[string]*teamtokenv1.ListTokensRequest{
+		"a query of a mile":        {Query: strings.Repeat("x", 257)},
+		"a sort of nothing":        {Sort: "-"},
+		"a sort twice":             {Sort: "--team-name"},
+		"a sort of two":            {Sort: "team-name,created-by"},
+		"a status of two":          {ExpiryStatus: []string{"active,expired"}},
+		"an empty status":          {ExpiryStatus: []string{""}},
+		"a status in capitals":     {ExpiryStatus: []string{"ACTIVE"}},
+		"a page of less than none": {PageSize: -1},
+		"the smallest page":        {PageSize: math.MinInt32},
+		"a page of too many":       {PageSize: 101},
+		"the largest page":         {PageSize: math.MaxInt32},
+		"a page token of nothing":  {PageToken: "="},
+		"a page token of a path":   {PageToken: "../.."},
+		"a page token's number":    {PageToken: "2"},
+		"page 0":                   {PageToken: "MS4wLjIw"},
+		"page -1":                  {PageToken: "MS4tMS4yMA"},
+		"a page of other sizes":    {PageToken: "MS4yLjUw"},
+		"a page past all":          {PageToken: "MS45OTk5OTk5OTk5OTkuMjA"},
+	} {
+		m.Organization = simulator.Organization
+		add("list: "+name, list, m)
 	}
 	for name, at := range map[string]*timestamppb.Timestamp{
 		"the epoch":            {},

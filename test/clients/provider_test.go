@@ -17,8 +17,9 @@ import (
 	"time"
 )
 
-// A configuration of one team's token, and nothing else.
-const configuration = `terraform {
+// configuration is one team's token, with these arguments, and nothing else.
+func configuration(arguments string) string {
+	return `terraform {
   required_providers {
     tfe = { source = "hashicorp/tfe" }
   }
@@ -26,8 +27,15 @@ const configuration = `terraform {
 
 resource "tfe_team_token" "this" {
   team_id = "` + team + `"
-}
+` + arguments + `}
 `
+}
+
+// kinds are the tokens that a team can have, as arguments of the resource.
+var kinds = map[string]string{
+	"the team's token": "",
+	"a named token":    "  description = \"ci\"\n  expired_at  = \"2198-01-02T03:04:05Z\"\n",
+}
 
 // The Terraform provider makes, keeps, replaces and deletes a team's token through
 // the program, however it finds it. It is not to be had everywhere: the test needs
@@ -63,21 +71,24 @@ func TestProvider(t *testing.T) {
 			return s, "localhost:" + port, "", []string{"SSL_CERT_FILE=" + cert}
 		}},
 	} {
-		t.Run(row.name, func(t *testing.T) {
-			// The surface is the row's own, so the one of each is upstream's.
-			onEach(t, []surface{direct}, func(t *testing.T, s server) {
-				s, host, cli, env := row.open(t, s)
-				tf := newTerraform(t, terraform, provider, cli, append(env, "TFE_HOSTNAME="+host, "TFE_TOKEN="+s.token))
+		for kind, arguments := range kinds {
+			t.Run(row.name+"/"+kind, func(t *testing.T) {
+				// The row opens the surface, so what onEach opens is only the upstream.
+				onEach(t, []surface{direct}, func(t *testing.T, s server) {
+					s, host, cli, env := row.open(t, s)
+					tf := newTerraform(t, terraform, provider, cli, configuration(arguments),
+						append(env, "TFE_HOSTNAME="+host, "TFE_TOKEN="+s.token))
 
-				tf.run(t, 0, "apply", "-auto-approve")
-				s.wantLive(t, true)
-				tf.run(t, 0, "plan", "-detailed-exitcode") // nothing is to be changed: what it reads is what it made
-				tf.run(t, 0, "apply", "-auto-approve", "-replace=tfe_team_token.this")
-				s.wantLive(t, false, true)
-				tf.run(t, 0, "destroy", "-auto-approve")
-				s.wantLive(t, false, false)
+					tf.run(t, 0, "apply", "-auto-approve")
+					s.wantLive(t, true)
+					tf.run(t, 0, "plan", "-detailed-exitcode") // nothing is to be changed: what it reads is what it made
+					tf.run(t, 0, "apply", "-auto-approve", "-replace=tfe_team_token.this")
+					s.wantLive(t, false, true)
+					tf.run(t, 0, "destroy", "-auto-approve")
+					s.wantLive(t, false, false)
+				})
 			})
-		})
+		}
 	}
 }
 
@@ -102,7 +113,7 @@ type terraform struct {
 	env          []string
 }
 
-func newTerraform(t *testing.T, program, provider, cli string, env []string) terraform {
+func newTerraform(t *testing.T, program, provider, cli, configuration string, env []string) terraform {
 	t.Helper()
 	tf := terraform{program: program, dir: t.TempDir()}
 	plugins := t.TempDir()
