@@ -9,6 +9,13 @@ VULN    := go tool -modfile=tools/vulncheck/go.mod govulncheck
 FUZZ    := internal/upstream:FuzzTeamPath internal/upstream:FuzzTokenDocument internal/upstream:FuzzRateLimitHeaders \
            internal/gateway:FuzzRequestDocument
 FUZZTIME ?= 60s
+# Needs a C compiler, without which Go turns cgo off by itself.
+RACE ?= $(if $(filter 1,$(shell go env CGO_ENABLED)),-race)
+# What the protos must stay compatible with: where this branch left main, or on main itself the commit before.
+BASE ?= $(shell git rev-parse -q --verify "$$(git merge-base HEAD origin/main 2>/dev/null || git merge-base HEAD main 2>/dev/null)^{commit}" 2>/dev/null)
+ifeq ($(BASE),$(shell git rev-parse -q HEAD 2>/dev/null))
+BASE = $(shell git rev-parse -q --verify HEAD^ 2>/dev/null)
+endif
 
 .PHONY: help run build test generate generate-check lint vuln fuzz bench
 
@@ -21,10 +28,11 @@ run: build ## Run the service against a simulator of the upstream
 build: ## Build bin/teamtoken
 	@go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/teamtoken ./cmd/server
 
-test: ## Run every test, with the race detector
+test: ## Run every test, with the race detector where there is a C compiler
+	@test -n "$(RACE)" || echo "no C compiler: the tests run without the race detector"
 	go vet ./...
-	go test -race -timeout 15m ./...
-	cd test/clients && go test -race -timeout 5m ./...
+	go test $(RACE) -timeout 15m ./...
+	cd test/clients && go test $(RACE) -timeout 5m ./...
 
 generate: ## Make gen/ from proto/, and the manual of the settings
 	$(BUF) generate
@@ -37,8 +45,8 @@ generate-check: generate ## Fail if what is committed is not what is generated
 lint: ## Check the protos, the code and the import rules
 	$(BUF) lint
 	$(BUF) format --diff --exit-code
-	@if git cat-file -e main:proto 2>/dev/null; then $(BUF) breaking --against '.git#branch=main'; \
-	 else echo 'no branch main to compare the protos with'; fi
+	@if git cat-file -e "$(BASE):proto" 2>/dev/null; then $(BUF) breaking --against ".git#ref=$(BASE)"; \
+	 else echo 'no commit to compare the protos with: set BASE'; fi
 	$(LINT) run ./...
 	cd test/clients && go tool -modfile=../../tools/lint/go.mod golangci-lint run --config ../../.golangci.yml ./...
 

@@ -110,10 +110,10 @@ type follower struct {
 func (f follower) changed(what string) func(error) {
 	return func(err error) {
 		if err != nil {
-			f.log.Error("a changed file cannot be used, the last good one stays in use", "file", what, telemetry.KeyError, err)
+			f.log.Error("a changed file cannot be used, the last good one stays in use", telemetry.KeySetting, what, telemetry.KeyError, err)
 			return
 		}
-		f.log.Info("a changed file is in use", "file", what)
+		f.log.Info("a changed file is in use", telemetry.KeySetting, what)
 	}
 }
 

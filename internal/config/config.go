@@ -99,6 +99,10 @@ func (c *Config) check() error {
 		"nothing says who may use the service's credential: set TEAMTOKEN_INSECURE_ALLOW_ANY_CALLER=true"+
 			" (--insecure-allow-any-caller) to let whoever reaches the listeners; or TEAMTOKEN_CREDENTIALS=caller (--credentials)")
 
+	refuse(!own && c.InsecureAllowAnyCaller,
+		"TEAMTOKEN_CREDENTIALS (--credentials) is caller, so that TEAMTOKEN_INSECURE_ALLOW_ANY_CALLER"+
+			" (--insecure-allow-any-caller) would mean nothing: leave it out")
+
 	addresses := []struct{ name, value string }{
 		{"TEAMTOKEN_GRPC_ADDRESS (--grpc-address)", c.GRPCAddress},
 		{"TEAMTOKEN_HTTP_ADDRESS (--http-address)", c.HTTPAddress},

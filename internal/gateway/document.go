@@ -17,11 +17,11 @@ import (
 )
 
 const (
-	mediaType     = "application/vnd.api+json"
-	typeOfTokens  = "authentication-tokens"
-	typeSingular  = "authentication-token" // what the vendor's documentation asks for on the legacy token
-	typeOfTeams   = "teams"
-	minimalFormat = "2006-01-02T15:04:05.000Z" // the vendor's clients want milliseconds, and Z for UTC
+	mediaType    = "application/vnd.api+json"
+	typeOfTokens = "authentication-tokens"
+	typeSingular = "authentication-token" // what the vendor's documentation asks for on the legacy token
+	typeOfTeams  = "teams"
+	timeFormat   = "2006-01-02T15:04:05.000Z" // the vendor's clients want milliseconds, and Z for UTC
 )
 
 // marshaler writes the answers, and reads the requests, as JSON:API documents.
@@ -163,36 +163,41 @@ func members(b []byte, what string, known ...string) (map[string]json.RawMessage
 	if what == "the body" {
 		notObject = errNotDocument
 	}
-	d := json.NewDecoder(bytes.NewReader(b))
-	if start, err := d.Token(); err != nil || start != json.Delim('{') {
+	var found map[string]json.RawMessage
+	if json.Unmarshal(b, &found) != nil || found == nil {
 		return nil, notObject
 	}
-	found := make(map[string]json.RawMessage)
-	for d.More() {
-		name, err := d.Token()
-		if err != nil {
-			return nil, notObject
-		}
-		key, _ := name.(string)
-		var value json.RawMessage
-		if d.Decode(&value) != nil {
-			return nil, notObject
-		}
-		if !slices.Contains(known, key) {
+	for name := range found {
+		if !slices.Contains(known, name) {
 			return nil, fmt.Errorf("%s: may hold %s only", what, strings.Join(known, ", "))
 		}
-		if found[key] != nil {
-			return nil, fmt.Errorf("%s: a member stands twice", what)
-		}
-		found[key] = value
 	}
-	if _, err := d.Token(); err != nil {
-		return nil, notObject
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return nil, notObject
+	if memberCount(b) != len(found) {
+		return nil, fmt.Errorf("%s: a member stands twice", what)
 	}
 	return found, nil
+}
+
+// memberCount counts the members of a well-formed JSON object: its colons, but
+// for those in strings and further in.
+func memberCount(object []byte) int {
+	count, depth, quoted := 0, 0, false
+	for i := 0; i < len(object); i++ {
+		switch c := object[i]; {
+		case quoted && c == '\\':
+			i++
+		case c == '"':
+			quoted = !quoted
+		case quoted:
+		case c == '{', c == '[':
+			depth++
+		case c == '}', c == ']':
+			depth--
+		case c == ':' && depth == 1:
+			count++
+		}
+	}
+	return count
 }
 
 type document struct {
@@ -264,7 +269,7 @@ func formatTime(t *timestamppb.Timestamp) *string {
 	if t == nil {
 		return nil
 	}
-	at, format := t.AsTime(), minimalFormat
+	at, format := t.AsTime(), timeFormat
 	if at.Nanosecond()%int(time.Millisecond) != 0 {
 		format = time.RFC3339Nano
 	}

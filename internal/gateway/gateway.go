@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"mime"
 	"net/http"
+	"net/url"
 	"strings"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
@@ -47,6 +48,7 @@ func New(conn grpc.ClientConnInterface, log *slog.Logger) (http.Handler, error) 
 		runtime.WithDisablePathLengthFallback(),
 		runtime.WithDisableHTTPMethodOverride(),
 		runtime.WithWriteContentLength(),
+		runtime.SetQueryParameterParser(ignored{}),
 	)
 	client := teamtokenv1.NewTeamTokenServiceClient(completed{conn})
 	if err := teamtokenv1.RegisterTeamTokenServiceHandlerClient(context.Background(), mux, client); err != nil {
@@ -90,6 +92,15 @@ func (f front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set(requestid.Header, id)
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
+	defer func() {
+		switch p := recover(); p {
+		case nil:
+		case http.ErrAbortHandler:
+			panic(p)
+		default:
+			f.errors.failed(w, r, reason.Panic(p, outcome(r, reason.Unknown)))
+		}
+	}()
 	if p := check(r); p != nil {
 		f.errors.refuse(w, r, *p)
 		return
@@ -101,6 +112,9 @@ func (f front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func check(r *http.Request) *problem {
 	if strings.Contains(r.URL.EscapedPath(), "%") {
 		return invalid("The path must not be percent-encoded: no id of this API needs it.")
+	}
+	if _, err := url.ParseQuery(r.URL.RawQuery); err != nil {
+		return invalid("The query is malformed.")
 	}
 	if t := r.Header.Get("Grpc-Timeout"); t != "" && !timeout.MatchString(t) {
 		return invalid("The header Grpc-Timeout must be a number of up to 8 digits, not 0, and a unit, one of HMSmun.")

@@ -61,6 +61,7 @@ type errorOrigin struct {
 var sources = map[string]source{
 	"team_id":           {Parameter: "team_id"},
 	"expected_token_id": {Parameter: "expected_token_id"},
+	"allow_missing":     {Parameter: allowMissing},
 	"token_id":          {Parameter: "token_id"},
 	"organization":      {Parameter: "organization"},
 	"query":             {Parameter: "q"},
@@ -132,6 +133,17 @@ func (e errorWriter) refuse(w http.ResponseWriter, r *http.Request, p problem) {
 	writeProblem(w, p)
 }
 
+// failed answers a request that this package itself failed with, maybe after the
+// RPC had gone well: its caller is not to take it for one that changed nothing.
+func (e errorWriter) failed(w http.ResponseWriter, r *http.Request, err *reason.Error) {
+	e.log.LogAttrs(r.Context(), slog.LevelError, "a request failed in the gateway",
+		slog.String(telemetry.KeyRequestID, w.Header().Get(requestid.Header)), slog.Any(telemetry.KeyError, err))
+	status, _ := reason.HTTPStatus(reason.Name(err.Reason))
+	writeProblem(w, problem{
+		status: status, code: reason.Name(err.Reason), detail: err.GRPCStatus().Message(), outcome: string(err.Outcome),
+	})
+}
+
 // outcome is o for the methods that change something.
 func outcome(r *http.Request, o reason.Outcome) reason.Outcome {
 	if r.Method == http.MethodPost || r.Method == http.MethodDelete {
@@ -148,12 +160,8 @@ func (e errorWriter) status(
 	d := reason.DetailsOf(st)
 	if d.Reason == "" {
 		switch st.Code() {
-		case codes.InvalidArgument:
-			detail := st.Message() // of the body, as decodeAttributes says
-			if r.Method != http.MethodPost {
-				detail = "The query is malformed." // grpc-gateway's own words would quote it
-			}
-			e.refuse(w, r, *invalid(detail))
+		case codes.InvalidArgument: // the body, as decodeAttributes says
+			e.refuse(w, r, *invalid(st.Message()))
 			return
 		case codes.DeadlineExceeded, codes.Canceled: // the in-process connection did not wait for the answer
 			st = (&reason.Error{
@@ -161,6 +169,12 @@ func (e errorWriter) status(
 				Outcome: outcome(r, reason.Unknown),
 			}).GRPCStatus()
 			d = reason.DetailsOf(st)
+		default: // neither the chain nor the service fails without a reason
+			e.failed(w, r, &reason.Error{
+				Reason:  teamtokenv1.ErrorReason_ERROR_REASON_INTERNAL,
+				Outcome: outcome(r, reason.Unknown), Cause: err,
+			})
+			return
 		}
 	}
 	p := problem{code: d.Reason, detail: st.Message(), outcome: d.Outcome}

@@ -234,7 +234,7 @@ func (c *Chain) finished(ctx context.Context, m method, err error, d time.Durati
 		slog.String(telemetry.KeyMethod, m.name),
 		slog.String(telemetry.KeySurface, surface(ctx)),
 		slog.String(telemetry.KeyCode, code.String()),
-		slog.Duration(telemetry.KeyDuration, d),
+		slog.Float64(telemetry.KeyDuration, d.Seconds()),
 	)
 	if f, ok := err.(*failure); ok { //nolint:errorlint // made above, and never wrapped
 		attrs = append(attrs,

@@ -23,11 +23,11 @@ import (
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
 )
 
-// Domain is the ErrorInfo domain of every error.
-const Domain = "teamtoken.v1"
+// domain is the ErrorInfo domain of every error.
+const domain = "teamtoken.v1"
 
-// OutcomeKey is the metadata key that the outcome stands under.
-const OutcomeKey = "outcome"
+// outcomeKey is the metadata key that the outcome stands under.
+const outcomeKey = "outcome"
 
 // Outcome says whether anything was changed upstream. It is empty for a call
 // that only reads.
@@ -102,7 +102,7 @@ var table = map[teamtokenv1.ErrorReason]row{
 	},
 	teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_RESPONSE_INVALID: {
 		codes.Internal, http.StatusInternalServerError,
-		"The upstream answered OK with a document that cannot be used. A change that was asked for was carried out and its result is lost. Generate again.",
+		"The upstream answered OK with a document that cannot be used. A token that was asked for was made, and its secret is lost: make another, under a new request id.",
 	},
 	teamtokenv1.ErrorReason_ERROR_REASON_TOKEN_CHANGED: {
 		codes.Aborted, http.StatusConflict,
@@ -192,9 +192,9 @@ func (e *Error) GRPCStatus() *status.Status {
 	if !ok {
 		r = table[teamtokenv1.ErrorReason_ERROR_REASON_INTERNAL]
 	}
-	info := &errdetails.ErrorInfo{Domain: Domain, Reason: Name(e.Reason)}
+	info := &errdetails.ErrorInfo{Domain: domain, Reason: Name(e.Reason)}
 	if e.Outcome != "" {
-		info.Metadata = map[string]string{OutcomeKey: string(e.Outcome)}
+		info.Metadata = map[string]string{outcomeKey: string(e.Outcome)}
 	}
 	details := []protoadapt.MessageV1{info}
 	if e.RetryAfter > 0 {
@@ -239,7 +239,7 @@ func DetailsOf(st *status.Status) Details {
 	for _, detail := range st.Details() {
 		switch detail := detail.(type) {
 		case *errdetails.ErrorInfo:
-			d.Reason, d.Outcome = detail.GetReason(), detail.GetMetadata()[OutcomeKey]
+			d.Reason, d.Outcome = detail.GetReason(), detail.GetMetadata()[outcomeKey]
 		case *errdetails.RetryInfo:
 			d.RetryAfter = detail.GetRetryDelay().AsDuration()
 		case *errdetails.RequestInfo:

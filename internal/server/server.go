@@ -24,6 +24,7 @@ import (
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/health"
 	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
 )
 
@@ -69,6 +70,8 @@ const (
 	readTimeout       = 15 * time.Second
 	idleTimeout       = 2 * time.Minute
 	handshakeTimeout  = 10 * time.Second
+	connectionAge     = 30 * time.Minute // then the client connects anew, and finds replicas that came since
+	pingInterval      = 5 * time.Second  // the shortest of clients; by default grpc-go cuts off who pings within 5 minutes
 	// grace is how long calls under way are waited for when the server stops.
 	grace = 30 * time.Second
 )
@@ -109,6 +112,8 @@ func New(o Options) (*Server, error) {
 		grpc.ConnectionTimeout(handshakeTimeout),
 		grpc.NumStreamWorkers(streamWorkers),
 		grpc.WaitForHandlers(true),
+		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionAge: connectionAge}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: pingInterval, PermitWithoutStream: true}),
 	}
 	if o.TLS != nil {
 		scheme = "https://"
@@ -195,7 +200,7 @@ func serveHTTP(h *http.Server, l net.Listener) error {
 func (s *Server) stop() {
 	s.health.Shutdown() // not ready, on both the gRPC health service and /readyz
 	s.options.Stopping()
-	s.options.Log.Info("stopping: new calls are refused, those under way are answered", "at_most", grace)
+	s.options.Log.Info("stopping: new calls are refused, those under way are answered", "at_most_seconds", grace.Seconds())
 
 	ctx, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()

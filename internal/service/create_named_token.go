@@ -19,22 +19,26 @@ func (s *Service) CreateNamedToken(
 	if err := v.err(changeTeam); err != nil {
 		return nil, err
 	}
-	return fly(ctx, s, func(ctx context.Context) (*teamtokenv1.CreateNamedTokenResponse, error) {
+	return fly(ctx, s, change{"CreateNamedToken", team.String()}, func(ctx context.Context) (*teamtokenv1.CreateNamedTokenResponse, error) {
 		current := func(id string) (upstream.Token, error) {
 			tokenID, _ := upstream.ParseTokenID(id) // the upstream client lets no other through
 			return s.upstream.ReadTokenByID(ctx, tokenID)
 		}
-		return once(ctx, s, req, changeTeam, current, func() (*teamtokenv1.CreateNamedTokenResponse, error) {
+		made, err := s.once(ctx, req, changeTeam, current, func() (issued, error) {
 			free, err := s.turns.take(ctx, team, shared)
 			if err != nil {
-				return nil, err
+				return issued{}, err
 			}
 			defer free()
 			token, text, err := s.upstream.CreateNamedToken(ctx, team, req.GetDescription(), expiredAt)
 			if err != nil {
-				return nil, translate(ctx, err, changeTeam)
+				return issued{}, translate(ctx, err, changeTeam)
 			}
-			return &teamtokenv1.CreateNamedTokenResponse{TeamToken: toProto(token), Secret: text.Reveal()}, nil
+			return issued{token, text}, nil
 		})
+		if err != nil {
+			return nil, err
+		}
+		return &teamtokenv1.CreateNamedTokenResponse{TeamToken: toProto(made.token), Secret: made.secret.Reveal()}, nil
 	})
 }

@@ -16,13 +16,16 @@ func (s *Service) DeleteToken(
 	if err := v.err(changeTeam); err != nil {
 		return nil, err
 	}
-	return fly(ctx, s, func(ctx context.Context) (*teamtokenv1.DeleteTokenResponse, error) {
+	return fly(ctx, s, change{"DeleteToken", team.String()}, func(ctx context.Context) (*teamtokenv1.DeleteTokenResponse, error) {
 		free, err := s.turns.take(ctx, team, places(req.GetExpectedTokenId()))
 		if err != nil {
 			return nil, err
 		}
 		defer free()
 		if err := s.expect(ctx, team, req.GetExpectedTokenId()); err != nil {
+			if req.GetAllowMissing() && isNotFound(err) { // a retry of a deletion that was carried out
+				return &teamtokenv1.DeleteTokenResponse{}, nil
+			}
 			return nil, err
 		}
 		err = s.upstream.DeleteToken(ctx, team)

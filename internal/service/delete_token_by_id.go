@@ -15,7 +15,7 @@ func (s *Service) DeleteTokenByID(
 	if err := v.err(changeToken); err != nil {
 		return nil, err
 	}
-	return fly(ctx, s, func(ctx context.Context) (*teamtokenv1.DeleteTokenByIDResponse, error) {
+	return fly(ctx, s, change{"DeleteTokenByID", id.String()}, func(ctx context.Context) (*teamtokenv1.DeleteTokenByIDResponse, error) {
 		_, team, err := s.teamOf(ctx, id, changeToken)
 		if err != nil {
 			return nil, unsent(err)

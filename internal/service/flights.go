@@ -9,6 +9,7 @@ import (
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
 	"github.com/teamtoken/teamtoken/internal/reason"
+	"github.com/teamtoken/teamtoken/internal/telemetry"
 )
 
 // flights are the changes under way, each of which goes on without its caller.
@@ -58,10 +59,15 @@ func (f *flights) drain(ctx context.Context) {
 // nothing was changed.
 const landing = 10 * time.Millisecond
 
-// fly runs change to its end, and returns its result, or when ctx ends before
-// it, that the outcome is unknown. The context that change is given ends with
+// change is a call that changes something, for the log.
+type change struct{ method, subject string }
+
+// fly runs carryOut to its end, and returns its result, or when ctx ends before
+// it, that the outcome is unknown. The context that it is given ends with
 // ctx: upstream.Client knows up to when that may stop it.
-func fly[T any](ctx context.Context, s *Service, change func(context.Context) (*T, error)) (*T, error) {
+func fly[T any](
+	ctx context.Context, s *Service, what change, carryOut func(context.Context) (*T, error),
+) (*T, error) {
 	type result struct {
 		value *T
 		err   error
@@ -69,12 +75,12 @@ func fly[T any](ctx context.Context, s *Service, change func(context.Context) (*
 	done := make(chan result, 1)
 	var settled atomic.Bool // by the flight that ends, or by the caller that leaves: whoever is first
 	s.flights.start(func() {
-		value, err := recovered(ctx, change)
+		value, err := recovered(ctx, carryOut)
 		if settled.CompareAndSwap(false, true) {
 			done <- result{value, err}
 			return
 		}
-		s.landedLate(ctx, value, err)
+		s.landedLate(ctx, what, err)
 	})
 	select {
 	case r := <-done:
@@ -97,26 +103,24 @@ func fly[T any](ctx context.Context, s *Service, change func(context.Context) (*
 	}
 }
 
-// recovered is change, with a panic as an error: nobody above the flight's own
+// recovered is carryOut, with a panic as an error: nobody above the flight's own
 // goroutine could recover it.
-func recovered[T any](ctx context.Context, change func(context.Context) (*T, error)) (value *T, err error) {
+func recovered[T any](ctx context.Context, carryOut func(context.Context) (*T, error)) (value *T, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			value, err = nil, reason.Panic(p, reason.Unknown)
 		}
 	}()
-	return change(ctx)
+	return carryOut(ctx)
 }
 
 // landedLate writes down what became of a change whose caller had left.
-func (s *Service) landedLate(ctx context.Context, value any, err error) {
+func (s *Service) landedLate(ctx context.Context, what change, err error) {
+	attrs := []slog.Attr{slog.String(telemetry.KeyMethod, what.method), slog.String(telemetry.KeySubject, what.subject)}
+	message := "a change was carried out after its caller had left"
 	if err != nil {
-		s.log.LogAttrs(ctx, slog.LevelWarn, "a change failed after its caller had left", slog.Any("error", err))
-		return
+		message = "a change failed after its caller had left"
+		attrs = append(attrs, slog.Any(telemetry.KeyError, err))
 	}
-	var attrs []slog.Attr
-	if v, ok := value.(interface{ GetTeamToken() *teamtokenv1.TeamToken }); ok {
-		attrs = append(attrs, slog.String("token_id", v.GetTeamToken().GetId()))
-	}
-	s.log.LogAttrs(ctx, slog.LevelWarn, "a change was carried out after its caller had left", attrs...)
+	s.log.LogAttrs(ctx, slog.LevelWarn, message, attrs...)
 }

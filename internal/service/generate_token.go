@@ -19,22 +19,26 @@ func (s *Service) GenerateToken(
 	if err := v.err(changeTeam); err != nil {
 		return nil, err
 	}
-	return fly(ctx, s, func(ctx context.Context) (*teamtokenv1.GenerateTokenResponse, error) {
+	return fly(ctx, s, change{"GenerateToken", team.String()}, func(ctx context.Context) (*teamtokenv1.GenerateTokenResponse, error) {
 		current := func(string) (upstream.Token, error) { return s.upstream.ReadToken(ctx, team) }
-		return once(ctx, s, req, changeTeam, current, func() (*teamtokenv1.GenerateTokenResponse, error) {
+		made, err := s.once(ctx, req, changeTeam, current, func() (issued, error) {
 			free, err := s.turns.take(ctx, team, places(req.GetExpectedTokenId()))
 			if err != nil {
-				return nil, err
+				return issued{}, err
 			}
 			defer free()
 			if err := s.expect(ctx, team, req.GetExpectedTokenId()); err != nil {
-				return nil, err
+				return issued{}, err
 			}
 			token, text, err := s.upstream.CreateToken(ctx, team, expiredAt)
 			if err != nil {
-				return nil, translate(ctx, err, changeTeam)
+				return issued{}, translate(ctx, err, changeTeam)
 			}
-			return &teamtokenv1.GenerateTokenResponse{TeamToken: toProto(token), Secret: text.Reveal()}, nil
+			return issued{token, text}, nil
 		})
+		if err != nil {
+			return nil, err
+		}
+		return &teamtokenv1.GenerateTokenResponse{TeamToken: toProto(made.token), Secret: made.secret.Reveal()}, nil
 	})
 }

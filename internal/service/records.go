@@ -12,6 +12,7 @@ import (
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
 	"github.com/teamtoken/teamtoken/internal/reason"
+	"github.com/teamtoken/teamtoken/internal/secret"
 	"github.com/teamtoken/teamtoken/internal/upstream"
 )
 
@@ -29,10 +30,16 @@ type recordKey struct {
 }
 
 type record struct {
-	request  proto.Message
-	ended    chan struct{} // closed when what follows is set
-	response any
-	err      error
+	request proto.Message
+	ended   chan struct{} // closed when what follows is set
+	issued  issued
+	err     error
+}
+
+// issued is a new token, and its secret.
+type issued struct {
+	token  upstream.Token
+	secret secret.Text
 }
 
 // recordLife is how long after its end a call is remembered.
@@ -44,19 +51,14 @@ type issueRequest interface {
 	GetRequestId() string
 }
 
-// issueResponse shows a token.
-type issueResponse interface {
-	GetTeamToken() *teamtokenv1.TeamToken
-}
-
 // once runs issue, unless req was made before under the same `request_id`: then
 // it waits for that call's answer and gives it again, if current still finds
 // that token. An error that changed nothing is not remembered, so that the call
 // can be made again; one that may have is, so that it can't.
-func once[R issueResponse](
-	ctx context.Context, s *Service, req issueRequest, kind callKind,
-	current func(tokenID string) (upstream.Token, error), issue func() (R, error),
-) (R, error) {
+func (s *Service) once(
+	ctx context.Context, req issueRequest, kind callKind,
+	current func(tokenID string) (upstream.Token, error), issue func() (issued, error),
+) (issued, error) {
 	if req.GetRequestId() == "" {
 		return issue()
 	}
@@ -69,35 +71,32 @@ func once[R issueResponse](
 		// A panic leaves the outcome unknown, and those who wait are told.
 		r.err = &reason.Error{Reason: teamtokenv1.ErrorReason_ERROR_REASON_INTERNAL, Outcome: reason.Unknown}
 		defer s.records.end(key, r)
-		response, err := issue()
-		r.response, r.err = response, err
-		return response, err
+		r.issued, r.err = issue()
+		return r.issued, r.err
 	}
-	var none R
 	if !proto.Equal(r.request, req) {
-		return none, &reason.Error{
+		return issued{}, &reason.Error{
 			Reason: teamtokenv1.ErrorReason_ERROR_REASON_REQUEST_ID_REUSED, Outcome: reason.NotApplied,
 		}
 	}
 	ranBefore, err := r.wait(ctx)
 	if err != nil {
-		return none, err
+		return issued{}, err
 	}
-	response := r.response.(R) // the key holds the message's name
 	if !ranBefore {
-		return response, nil
+		return r.issued, nil
 	}
-	id := response.GetTeamToken().GetId()
+	id := r.issued.token.ID
 	token, err := current(id)
 	switch {
 	case isNotFound(err), err == nil && token.ID != id:
-		return none, &reason.Error{
+		return issued{}, &reason.Error{
 			Reason: teamtokenv1.ErrorReason_ERROR_REASON_TOKEN_SUPERSEDED, Outcome: reason.AppliedUndelivered, Cause: err,
 		}
 	case err != nil:
-		return none, unsent(translate(ctx, err, kind))
+		return issued{}, unsent(translate(ctx, err, kind))
 	}
-	return response, nil
+	return r.issued, nil
 }
 
 // wait waits for the call's end, reports whether that had come before, and

@@ -10,8 +10,10 @@ const (
 	KeyCode      = "code"
 	KeyReason    = "reason"
 	KeyOutcome   = "outcome"
-	KeyDuration  = "duration"
+	KeyDuration  = "duration_seconds" // as in the metrics; slog writes a Duration to JSON as bare nanoseconds
 	KeyError     = "error"
+	KeySubject   = "subject" // the id of the team or token that a call is about
+	KeySetting   = "setting"
 	KeyStatus    = "status"
 )
 

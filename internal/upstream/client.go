@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -174,7 +175,7 @@ func (c *Client) ListTokens(ctx context.Context, organization Organization, l Li
 	}
 	answer, err := c.call(ctx, request{
 		operation: "list", method: http.MethodGet, path: "/api/v2/organizations/" + organization.name + "/team-tokens",
-		query: query.Encode(), optional: true,
+		query: query.Encode(), optional: true, limit: maxListBody,
 	})
 	if err != nil {
 		return Page{}, err
@@ -194,7 +195,8 @@ type request struct {
 	operation, method, path, query string
 	body                           []byte
 	mutates                        bool
-	optional                       bool // not every upstream has the endpoint
+	optional                       bool  // not every upstream has the endpoint
+	limit                          int64 // bytes of the answer; 0 for a token's
 }
 
 // answer is a 2xx.
@@ -214,6 +216,10 @@ const (
 	readPause    = 50 * time.Millisecond // doubled each time
 )
 
+// ratePause is the least wait after a 429, doubled each time up to 3.2 s: a reset
+// of 0 that comes again and again would have one call send hundreds a second.
+const ratePause = 50 * time.Millisecond
+
 // call sends r until it is answered or may not be sent again.
 func (c *Client) call(ctx context.Context, r request) (answer, error) {
 	refreshed := false
@@ -225,6 +231,7 @@ func (c *Client) call(ctx context.Context, r request) (answer, error) {
 		}
 		switch {
 		case err.Kind == RateLimited:
+			err.Wait = max(err.Wait, ratePause<<min(sent-1, 6))
 			if !pause(ctx, err.Wait+jitter(err.Wait)) {
 				return a, err
 			}
@@ -318,11 +325,7 @@ func (c *Client) exchange(ctx context.Context, r request, credential secret.Text
 		return answer{}, progress.failure(attempt, err)
 	}
 	defer resp.Body.Close()
-	limit := int64(maxBody)
-	if r.query != "" {
-		limit = maxListBody
-	}
-	body, err := readBody(resp, limit)
+	body, err := readBody(resp, cmp.Or(r.limit, maxBody))
 	e := &Error{Status: resp.StatusCode, Cause: harmless(err)}
 	if id := resp.Header.Get(requestid.Header); requestid.Valid(id) {
 		e.RequestID = id
@@ -378,10 +381,10 @@ func (c *Client) httpRequest(ctx context.Context, r request, credential secret.T
 		// Lets the transport begin again on a new connection where the old one
 		// turns out dead before a byte was written, and only there.
 		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(r.body)), nil }
-		req.Header["Content-Type"] = []string{MediaType}
+		req.Header["Content-Type"] = []string{mediaType}
 	}
 	req.Header["Authorization"] = []string{"Bearer " + credential.Reveal()}
-	req.Header["Accept"] = []string{MediaType}
+	req.Header["Accept"] = []string{mediaType}
 	req.Header["User-Agent"] = []string{c.options.UserAgent}
 	if id := requestid.FromContext(ctx); id != "" {
 		req.Header["X-Request-Id"] = []string{id}

@@ -33,11 +33,11 @@ type Page struct {
 	Total  int // tokens on all pages
 }
 
-// MediaType is JSON:API's.
-const MediaType = "application/vnd.api+json"
+// mediaType is JSON:API's.
+const mediaType = "application/vnd.api+json"
 
-// Type is the `type` of the token documents.
-const Type = "authentication-tokens"
+// typeOfTokens is the `type` of the token documents.
+const typeOfTokens = "authentication-tokens"
 
 type resource struct {
 	ID         string `json:"id"`
@@ -187,15 +187,15 @@ func usable(s secret.Text) bool {
 	return v != "" && len(v) <= maxSecretLength
 }
 
-// TimeFormat is how the API writes times: UTC, to the millisecond.
-const TimeFormat = "2006-01-02T15:04:05.000Z"
+// timeFormat is how the API writes times: UTC, to the millisecond.
+const timeFormat = "2006-01-02T15:04:05.000Z"
 
 // encodeRequest is the body that asks for a token: the vendor's clients send the
 // same, and some servers refuse an empty one. A nil description asks for the
 // team's token without one.
 func encodeRequest(description *string, expiredAt time.Time) []byte {
 	if description == nil && expiredAt.IsZero() { // as almost always
-		return []byte(`{"data":{"type":"` + Type + `"}}`)
+		return []byte(`{"data":{"type":"` + typeOfTokens + `"}}`)
 	}
 	type attributes struct {
 		Description *string `json:"description,omitempty"`
@@ -207,10 +207,10 @@ func encodeRequest(description *string, expiredAt time.Time) []byte {
 			Attributes attributes `json:"attributes,omitzero"`
 		} `json:"data"`
 	}
-	doc.Data.Type = Type
+	doc.Data.Type = typeOfTokens
 	doc.Data.Attributes.Description = description
 	if !expiredAt.IsZero() {
-		doc.Data.Attributes.ExpiredAt = expiredAt.UTC().Format(TimeFormat)
+		doc.Data.Attributes.ExpiredAt = expiredAt.UTC().Format(timeFormat)
 	}
 	b, _ := json.Marshal(doc) // strings alone
 	return b

@@ -36,15 +36,6 @@ var kindNames = [...]string{
 // String is the kind's name in logs and metrics.
 func (k Kind) String() string { return kindNames[k] }
 
-// Kinds lists every kind.
-func Kinds() []Kind {
-	all := make([]Kind, len(kindNames))
-	for i := range all {
-		all[i] = Kind(i)
-	}
-	return all
-}
-
 // Error is a failed call. No part of it holds anything of the upstream's answer
 // but numbers and the upstream's request id.
 type Error struct {

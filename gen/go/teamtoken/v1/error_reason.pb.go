@@ -36,8 +36,8 @@ const (
 	// UNAUTHENTICATED. The call names no caller, or not in a way that can be
 	// believed. The upstream was not called.
 	ErrorReason_ERROR_REASON_CALLER_UNAUTHENTICATED ErrorReason = 2
-	// UNAVAILABLE. No request reached the upstream: no connection, no TLS, or for
-	// a call that only reads no answer in time. Retry.
+	// UNAVAILABLE. No request reached the upstream: no connection, or no TLS. A call
+	// that only reads fails so as well when several attempts brought no answer. Retry.
 	ErrorReason_ERROR_REASON_UPSTREAM_UNREACHABLE ErrorReason = 3
 	// RESOURCE_EXHAUSTED. The upstream's rate limit is used up for longer than the
 	// call's deadline allows; `google.rpc.RetryInfo` says how long.
@@ -68,7 +68,9 @@ const (
 	// It may still be carried out: look before you repeat it.
 	ErrorReason_ERROR_REASON_UPSTREAM_TIMEOUT ErrorReason = 13
 	// INTERNAL. The upstream says that it was done, but its answer holds no token
-	// that can be used. The team's earlier token is gone: generate again.
+	// that can be used. A token that was asked for was made, and its secret is lost;
+	// after GenerateToken the one before is gone as well. Make another, under a new
+	// `request_id`. Of a call that only reads it says nothing but that it failed.
 	ErrorReason_ERROR_REASON_UPSTREAM_RESPONSE_INVALID ErrorReason = 14
 	// ABORTED. `expected_token_id` is not the id of the team's present token.
 	ErrorReason_ERROR_REASON_TOKEN_CHANGED ErrorReason = 15
@@ -280,7 +282,7 @@ const file_teamtoken_v1_error_reason_proto_rawDesc = "" +
 	"\x13OUTCOME_NOT_APPLIED\x10\x01\x12\x1f\n" +
 	"\x1bOUTCOME_APPLIED_UNDELIVERED\x10\x02\x12\x13\n" +
 	"\x0fOUTCOME_UNKNOWN\x10\x03B|\n" +
-	"\x17com.github.teamtoken.v1B\x10ErrorReasonProtoP\x01Z>github.com/teamtoken/teamtoken/gen/go/teamtoken/v1;teamtokenv1\xaa\x02\fTeamToken.V1b\x06proto3"
+	"\x17com.github.teamtoken.v1B\x10ErrorReasonProtoP\x01Z>github.com/teamtoken/teamtoken/gen/go/teamtoken/v1;teamtokenv1\xaa\x02\fTeamtoken.V1b\x06proto3"
 
 var (
 	file_teamtoken_v1_error_reason_proto_rawDescOnce sync.Once

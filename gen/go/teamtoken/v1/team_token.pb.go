@@ -269,7 +269,7 @@ const file_teamtoken_v1_team_token_proto_rawDesc = "" +
 	"\tKIND_USER\x10\x01\x12\r\n" +
 	"\tKIND_TEAM\x10\x02\x12\x15\n" +
 	"\x11KIND_ORGANIZATION\x10\x03Bz\n" +
-	"\x17com.github.teamtoken.v1B\x0eTeamTokenProtoP\x01Z>github.com/teamtoken/teamtoken/gen/go/teamtoken/v1;teamtokenv1\xaa\x02\fTeamToken.V1b\x06proto3"
+	"\x17com.github.teamtoken.v1B\x0eTeamTokenProtoP\x01Z>github.com/teamtoken/teamtoken/gen/go/teamtoken/v1;teamtokenv1\xaa\x02\fTeamtoken.V1b\x06proto3"
 
 var (
 	file_teamtoken_v1_team_token_proto_rawDescOnce sync.Once

@@ -35,7 +35,7 @@ type GenerateTokenRequest struct {
 	// for each thing that the caller wants done once. The same call under the same
 	// id joins the first while that runs, and is then given its answer again, if
 	// that token is still the team's; after an error of outcome `not_applied` it
-	// starts anew. Remembered for ten minutes by the replica that was called.
+	// starts anew, and any other error is given again too. Remembered for ten minutes by the replica that was called.
 	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// Go on only if this is the id of the team's present token; otherwise the call
 	// fails with ABORTED, TOKEN_CHANGED, and the present token lives on.
@@ -102,13 +102,15 @@ func (x *GenerateTokenRequest) GetExpectedTokenId() string {
 	return ""
 }
 
-// GenerateTokenResponse is the only place where the secret is ever shown.
+// GenerateTokenResponse shows the new token's secret. Nothing else does, but the
+// same call made again under its `request_id`.
 type GenerateTokenResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What the upstream says of the new token.
 	TeamToken *TeamToken `protobuf:"bytes,1,opt,name=team_token,json=teamToken,proto3" json:"team_token,omitempty"`
-	// The bearer secret. The service keeps no copy, and the upstream never shows
-	// it again.
+	// The bearer secret. The upstream never shows it again. The service stores it
+	// nowhere; where the call had a `request_id`, it is in its memory for as long as
+	// that is remembered.
 	Secret        string `protobuf:"bytes,2,opt,name=secret,proto3" json:"secret,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -167,7 +169,8 @@ type DeleteTokenRequest struct {
 	// fails with ABORTED, TOKEN_CHANGED, and the present token lives on.
 	ExpectedTokenId string `protobuf:"bytes,2,opt,name=expected_token_id,json=expectedTokenId,proto3" json:"expected_token_id,omitempty"`
 	// Answer OK, not NOT_FOUND, if the team has no token, or there is no such team,
-	// or the credential may not see it.
+	// or the credential may not see it; with `expected_token_id` too, so that the
+	// same deletion can be made again. Another token is left alone all the same.
 	AllowMissing  bool `protobuf:"varint,3,opt,name=allow_missing,json=allowMissing,proto3" json:"allow_missing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -427,13 +430,15 @@ func (x *CreateNamedTokenRequest) GetRequestId() string {
 	return ""
 }
 
-// CreateNamedTokenResponse is the only place where the secret is ever shown.
+// CreateNamedTokenResponse shows the new token's secret. Nothing else does, but the
+// same call made again under its `request_id`.
 type CreateNamedTokenResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What the upstream says of the new token.
 	TeamToken *TeamToken `protobuf:"bytes,1,opt,name=team_token,json=teamToken,proto3" json:"team_token,omitempty"`
-	// The bearer secret. The service keeps no copy, and the upstream never shows
-	// it again.
+	// The bearer secret. The upstream never shows it again. The service stores it
+	// nowhere; where the call had a `request_id`, it is in its memory for as long as
+	// that is remembered.
 	Secret        string `protobuf:"bytes,2,opt,name=secret,proto3" json:"secret,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -885,7 +890,7 @@ const file_teamtoken_v1_team_token_service_proto_rawDesc = "" +
 	"\x0fDeleteTokenByID\x12$.teamtoken.v1.DeleteTokenByIDRequest\x1a%.teamtoken.v1.DeleteTokenByIDResponse\x12T\n" +
 	"\n" +
 	"ListTokens\x12\x1f.teamtoken.v1.ListTokensRequest\x1a .teamtoken.v1.ListTokensResponse\"\x03\x90\x02\x01B\x81\x01\n" +
-	"\x17com.github.teamtoken.v1B\x15TeamTokenServiceProtoP\x01Z>github.com/teamtoken/teamtoken/gen/go/teamtoken/v1;teamtokenv1\xaa\x02\fTeamToken.V1b\x06proto3"
+	"\x17com.github.teamtoken.v1B\x15TeamTokenServiceProtoP\x01Z>github.com/teamtoken/teamtoken/gen/go/teamtoken/v1;teamtokenv1\xaa\x02\fTeamtoken.V1b\x06proto3"
 
 var (
 	file_teamtoken_v1_team_token_service_proto_rawDescOnce sync.Once

@@ -42,6 +42,11 @@ const (
 // answered only when nothing was, so it is safe to retry; after UNKNOWN or
 // DEADLINE_EXCEEDED it is not, since another GenerateToken revokes the token
 // that the first may have made.
+//
+// An UNAVAILABLE without ErrorInfo was not answered by this service: a gRPC
+// library makes it up when a connection is lost, maybe after the call was carried
+// out. Treat it as UNKNOWN, and let no retry policy repeat a call that changes
+// something unless it has a `request_id`.
 type TeamTokenServiceClient interface {
 	// GenerateToken makes the team's token and returns its secret, this once and
 	// never again.
@@ -172,6 +177,11 @@ func (c *teamTokenServiceClient) ListTokens(ctx context.Context, in *ListTokensR
 // answered only when nothing was, so it is safe to retry; after UNKNOWN or
 // DEADLINE_EXCEEDED it is not, since another GenerateToken revokes the token
 // that the first may have made.
+//
+// An UNAVAILABLE without ErrorInfo was not answered by this service: a gRPC
+// library makes it up when a connection is lost, maybe after the call was carried
+// out. Treat it as UNKNOWN, and let no retry policy repeat a call that changes
+// something unless it has a `request_id`.
 type TeamTokenServiceServer interface {
 	// GenerateToken makes the team's token and returns its secret, this once and
 	// never again.
