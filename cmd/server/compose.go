@@ -86,6 +86,7 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) er
 		Pprof:          cfg.Pprof,
 		Log:            log,
 		Stopping:       chain.Stop,
+		Ending:         chain.End,
 		Drain:          svc.Drain,
 	})
 	if err != nil {
@@ -146,7 +147,7 @@ func (f follower) transport(caFile string) (func() http.RoundTripper, error) {
 		t := upstream.NewTransport(nil)
 		return func() http.RoundTripper { return t }, nil
 	}
-	value, err := watch.Files(f.ctx, []string{caFile}, func(contents [][]byte) (*http.Transport, error) {
+	value, err := watch.Files(f.ctx, []string{caFile}, func(contents [][]byte) (*upstream.Transport, error) {
 		pool, err := certificates(contents[0])
 		if err != nil {
 			return nil, err

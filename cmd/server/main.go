@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -28,6 +29,8 @@ func main() {
 	}
 	// gRPC's and the gateway's own log quotes what clients send, and is not ours.
 	grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, io.Discard, io.Discard))
+	// net/http quotes there what an upstream sends unasked, which may be a token.
+	log.SetOutput(io.Discard)
 	os.Exit(run(os.Args[1:], os.LookupEnv, os.Stdout, os.Stderr))
 }
 

@@ -3,11 +3,13 @@ package e2e
 import (
 	"crypto/tls"
 	"encoding/pem"
+	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
-	"sync/atomic"
+	"sync"
 	"testing"
 
 	"google.golang.org/grpc/codes"
@@ -86,17 +88,18 @@ func TestMutualTLS(t *testing.T) {
 	}
 }
 
-// The upstream is called over HTTP/2 where it offers that, with CAs and a
-// credential that are followed.
+// The upstream is read over HTTP/2 where it offers that, and changed over
+// HTTP/1.1, with CAs and a credential that are followed.
 func TestUpstreamOverTLS(t *testing.T) {
 	sim := simulator.New(simulator.Options{Rate: -1})
 	t.Cleanup(func() { _ = sim.Close() })
-	var http2 atomic.Bool
+	var protocols sync.Map // of the method to the protocol that it came over
 	upstream := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		http2.Store(r.ProtoMajor == 2)
+		protocols.Store(r.Method, r.Proto)
 		sim.ServeHTTP(w, r)
 	}))
 	upstream.EnableHTTP2 = true
+	upstream.Config.ErrorLog = log.New(io.Discard, "", 0)
 	upstream.StartTLS()
 	t.Cleanup(upstream.Close)
 
@@ -127,7 +130,12 @@ func TestUpstreamOverTLS(t *testing.T) {
 	if got := code(); got != codes.OK {
 		t.Errorf("a credential that was rotated a moment ago: %v", got)
 	}
-	if !http2.Load() {
-		t.Error("it was not HTTP/2")
+	if _, err := f.client.GetToken(t.Context(), &teamtokenv1.GetTokenRequest{TeamId: simulator.SeedTeam}); err != nil {
+		t.Error(err)
+	}
+	for method, want := range map[string]string{"GET": "HTTP/2.0", "POST": "HTTP/1.1"} {
+		if got, _ := protocols.Load(method); got != want {
+			t.Errorf("%s over %v, want %s", method, got, want)
+		}
 	}
 }

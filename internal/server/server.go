@@ -16,6 +16,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -26,6 +27,7 @@ import (
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
+	"google.golang.org/grpc/tap"
 )
 
 // Options is what a Server needs; all but TLS, Reflection and Pprof must be set.
@@ -54,7 +56,10 @@ type Options struct {
 	// Stopping is called when the server begins to stop: from then on new calls
 	// are to be refused. Drain waits for what goes on without its caller.
 	Stopping func()
-	Drain    func(context.Context)
+	// Ending is called when grace is almost over: calls under way are to be
+	// answered now.
+	Ending func()
+	Drain  func(context.Context)
 }
 
 // Listener is an address and the setting that a user changes it by.
@@ -74,6 +79,8 @@ const (
 	pingInterval      = 5 * time.Second  // the shortest of clients; by default grpc-go cuts off who pings within 5 minutes
 	// grace is how long calls under way are waited for when the server stops.
 	grace = 30 * time.Second
+	// answering is what of it is left for the last answers to get out.
+	answering = 2 * time.Second
 )
 
 // Server is open listeners, and what they will serve.
@@ -112,7 +119,8 @@ func New(o Options) (*Server, error) {
 		grpc.ConnectionTimeout(handshakeTimeout),
 		grpc.NumStreamWorkers(streamWorkers),
 		grpc.WaitForHandlers(true),
-		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionAge: connectionAge}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionAge: connectionAge, MaxConnectionIdle: idleTimeout}),
+		grpc.InTapHandle(o.bounded),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: pingInterval, PermitWithoutStream: true}),
 	}
 	if o.TLS != nil {
@@ -134,6 +142,18 @@ func New(o Options) (*Server, error) {
 	s.http.TLSConfig = o.TLS
 	s.admin = s.newHTTP(s.adminHandler(), time.Minute+readTimeout) // a CPU profile takes 30 s
 	return s, nil
+}
+
+// bounded ends a call whose message does not come. The interceptors, and their
+// deadline, are asked only when it is there. Streams of health and reflection
+// may last.
+func (o *Options) bounded(ctx context.Context, call *tap.Info) (context.Context, error) {
+	if !strings.HasPrefix(call.FullMethodName, "/"+o.Service.ServiceName+"/") {
+		return ctx, nil
+	}
+	timed, cancel := context.WithTimeout(ctx, o.MaxCall+readTimeout)
+	context.AfterFunc(ctx, cancel) // the stream's own end, which comes with every call's
+	return timed, nil
 }
 
 func (s *Server) newHTTP(h http.Handler, write time.Duration) *http.Server {
@@ -204,6 +224,7 @@ func (s *Server) stop() {
 
 	ctx, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
+	defer time.AfterFunc(grace-answering, s.options.Ending).Stop()
 	var drained errgroup.Group
 	drained.Go(func() error { return s.http.Shutdown(ctx) })
 	drained.Go(func() error {

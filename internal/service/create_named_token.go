@@ -24,7 +24,7 @@ func (s *Service) CreateNamedToken(
 			tokenID, _ := upstream.ParseTokenID(id) // the upstream client lets no other through
 			return s.upstream.ReadTokenByID(ctx, tokenID)
 		}
-		made, err := s.once(ctx, req, changeTeam, current, func() (issued, error) {
+		made, err := s.once(ctx, req, current, func() (issued, error) {
 			free, err := s.turns.take(ctx, team, shared)
 			if err != nil {
 				return issued{}, err

@@ -21,7 +21,7 @@ func (s *Service) GenerateToken(
 	}
 	return fly(ctx, s, change{"GenerateToken", team.String()}, func(ctx context.Context) (*teamtokenv1.GenerateTokenResponse, error) {
 		current := func(string) (upstream.Token, error) { return s.upstream.ReadToken(ctx, team) }
-		made, err := s.once(ctx, req, changeTeam, current, func() (issued, error) {
+		made, err := s.once(ctx, req, current, func() (issued, error) {
 			free, err := s.turns.take(ctx, team, places(req.GetExpectedTokenId()))
 			if err != nil {
 				return issued{}, err

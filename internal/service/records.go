@@ -30,8 +30,8 @@ type recordKey struct {
 }
 
 type record struct {
-	request proto.Message
-	ended   chan struct{} // closed when what follows is set
+	request [sha256.Size]byte // of the message, which may be long and is only compared
+	ended   chan struct{}     // closed when what follows is set
 	issued  issued
 	err     error
 }
@@ -56,7 +56,7 @@ type issueRequest interface {
 // that token. An error that changed nothing is not remembered, so that the call
 // can be made again; one that may have is, so that it can't.
 func (s *Service) once(
-	ctx context.Context, req issueRequest, kind callKind,
+	ctx context.Context, req issueRequest,
 	current func(tokenID string) (upstream.Token, error), issue func() (issued, error),
 ) (issued, error) {
 	if req.GetRequestId() == "" {
@@ -66,7 +66,14 @@ func (s *Service) once(
 	if credential, ok := upstream.CredentialFrom(ctx); ok {
 		key.caller = sha256.Sum256([]byte(credential.Reveal()))
 	}
-	r, first := s.records.begin(key, req)
+	message, err := proto.MarshalOptions{Deterministic: true}.Marshal(req)
+	if err != nil { // only of a message with invalid UTF-8, which none is that was decoded
+		return issued{}, &reason.Error{
+			Reason: teamtokenv1.ErrorReason_ERROR_REASON_INTERNAL, Outcome: reason.NotApplied, Cause: err,
+		}
+	}
+	request := sha256.Sum256(message)
+	r, first := s.records.begin(key, request)
 	if first {
 		// A panic leaves the outcome unknown, and those who wait are told.
 		r.err = &reason.Error{Reason: teamtokenv1.ErrorReason_ERROR_REASON_INTERNAL, Outcome: reason.Unknown}
@@ -74,7 +81,7 @@ func (s *Service) once(
 		r.issued, r.err = issue()
 		return r.issued, r.err
 	}
-	if !proto.Equal(r.request, req) {
+	if r.request != request {
 		return issued{}, &reason.Error{
 			Reason: teamtokenv1.ErrorReason_ERROR_REASON_REQUEST_ID_REUSED, Outcome: reason.NotApplied,
 		}
@@ -94,7 +101,12 @@ func (s *Service) once(
 			Reason: teamtokenv1.ErrorReason_ERROR_REASON_TOKEN_SUPERSEDED, Outcome: reason.AppliedUndelivered, Cause: err,
 		}
 	case err != nil:
-		return issued{}, unsent(translate(ctx, err, kind))
+		// The first call was carried out, whatever hides its token now: neither
+		// UNAVAILABLE nor `not_applied` may be said of it.
+		return issued{}, &reason.Error{
+			Reason:  teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_OUTCOME_UNKNOWN,
+			Outcome: reason.AppliedUndelivered, Cause: err,
+		}
 	}
 	return r.issued, nil
 }
@@ -119,7 +131,7 @@ func (r *record) wait(ctx context.Context) (ranBefore bool, err error) {
 
 // begin returns the record of key, and whether the caller of begin is the first
 // and must end it.
-func (r *records) begin(key recordKey, req proto.Message) (_ *record, first bool) {
+func (r *records) begin(key recordKey, request [sha256.Size]byte) (_ *record, first bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if known := r.calls[key]; known != nil {
@@ -128,7 +140,7 @@ func (r *records) begin(key recordKey, req proto.Message) (_ *record, first bool
 	if r.calls == nil {
 		r.calls = make(map[recordKey]*record)
 	}
-	made := &record{request: req, ended: make(chan struct{})}
+	made := &record{request: request, ended: make(chan struct{})}
 	r.calls[key] = made
 	return made, true
 }

@@ -90,7 +90,7 @@ func CredentialFrom(ctx context.Context) (secret.Text, bool) {
 // CreateToken makes the team's token, which revokes the one before, and returns
 // the only copy of its secret. A zero expiredAt leaves the expiry to the upstream.
 func (c *Client) CreateToken(ctx context.Context, team TeamID, expiredAt time.Time) (Token, secret.Text, error) {
-	return c.create(ctx, request{operation: "generate", path: teamPath(team), body: encodeRequest(nil, expiredAt)})
+	return c.create(ctx, team, request{operation: "generate", path: teamPath(team), body: encodeRequest(nil, expiredAt)})
 }
 
 // CreateNamedToken makes one more token of the team and returns the only copy of
@@ -98,12 +98,12 @@ func (c *Client) CreateToken(ctx context.Context, team TeamID, expiredAt time.Ti
 func (c *Client) CreateNamedToken(
 	ctx context.Context, team TeamID, description string, expiredAt time.Time,
 ) (Token, secret.Text, error) {
-	return c.create(ctx, request{
+	return c.create(ctx, team, request{
 		operation: "create_named", path: teamPath(team) + "s", body: encodeRequest(&description, expiredAt), optional: true,
 	})
 }
 
-func (c *Client) create(ctx context.Context, r request) (Token, secret.Text, error) {
+func (c *Client) create(ctx context.Context, team TeamID, r request) (Token, secret.Text, error) {
 	r.method, r.mutates = http.MethodPost, true
 	answer, err := c.call(ctx, r)
 	if err != nil {
@@ -113,7 +113,20 @@ func (c *Client) create(ctx context.Context, r request) (Token, secret.Text, err
 	if err != nil {
 		return Token{}, secret.Text{}, answer.invalid(err)
 	}
+	if token.TeamID != "" && token.TeamID != team.id {
+		// An answer to another request: what became of this one is not known, and
+		// that secret is not for this caller.
+		c.closeIdle()
+		return Token{}, secret.Text{}, &Error{Kind: Lost, Status: answer.status, RequestID: answer.requestID, Cause: errOtherTeam}
+	}
 	return token, text, nil
+}
+
+// closeIdle gives up connections on which answers may be out of step.
+func (c *Client) closeIdle() {
+	if t, ok := c.options.Transport().(interface{ CloseIdleConnections() }); ok {
+		t.CloseIdleConnections()
+	}
 }
 
 // ReadToken describes the team's token.
@@ -325,6 +338,10 @@ func (c *Client) exchange(ctx context.Context, r request, credential secret.Text
 		return answer{}, progress.failure(attempt, err)
 	}
 	defer resp.Body.Close()
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		// The transport has let go of this connection: no deadline would end a read.
+		return answer{}, &Error{Kind: Lost, Status: resp.StatusCode}
+	}
 	body, err := readBody(resp, cmp.Or(r.limit, maxBody))
 	e := &Error{Status: resp.StatusCode, Cause: harmless(err)}
 	if id := resp.Header.Get(requestid.Header); requestid.Valid(id) {
@@ -416,8 +433,8 @@ func readBody(resp *http.Response, limit int64) ([]byte, error) {
 }
 
 // progress is how far a request got before it failed. The transport may try
-// more than one connection for it: the last one counts, since it begins again
-// only where it knows that nothing was carried out.
+// more than one connection for it. For a change the last one counts, since over
+// HTTP/1.1 it begins again only where not a byte was written.
 type progress struct{ connected, wrote atomic.Bool }
 
 func (p *progress) trace(ctx context.Context) context.Context {

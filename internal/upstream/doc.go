@@ -6,7 +6,7 @@
 //   - Nothing is sent twice once it may have been applied. Only a call that reads
 //     is repeated after a failure, and a call that changes something only after
 //     an answer that says that it was not carried out (401 with a credential
-//     that has been rotated, 429).
+//     that has been rotated, 429). Changes go over HTTP/1.1, see NewTransport.
 //   - A call that changes something is not cut off by its caller once it has a
 //     connection; Options.Timeout bounds it.
 //   - Every failure is an *Error whose Kind says what is known: UNAVAILABLE in the

@@ -82,6 +82,7 @@ var (
 	errNotDocument = errors.New("not a token document")
 	errNoID        = errors.New("token document without a usable id")
 	errNoSecret    = errors.New("token document without a usable secret")
+	errOtherTeam   = errors.New("token document of another team")
 	errTooLong     = errors.New("document longer than any of this API")
 )
 
