@@ -42,7 +42,7 @@ func main() {
 	quick := flag.Bool("quick", false, "a third of the rounds")
 	flag.IntVar(&o.rounds, "rounds", 36, "how often each path is loaded, in all")
 	flag.IntVar(&o.calls, "calls", 3000, "calls of one path in one round")
-	flag.IntVar(&o.callers, "callers", 64, "callers at a time, each with a team of its own")
+	flag.IntVar(&o.callers, "callers", 64, "callers at a time")
 	flag.DurationVar(&o.limit, "limit", 5*time.Minute, "when to end, with the rounds that are done by then")
 	flag.Float64Var(&o.guardGRPC, "guard-grpc", 1.25, "the most that gRPC may cost, as a ratio to the bare handler")
 	flag.Float64Var(&o.guardREST, "guard-rest", 1.40, "the most that REST may cost, as a ratio to the bare gateway that calls its handler directly")

@@ -19,7 +19,7 @@ const (
 	generated  = "Rt7WbNqLxYzKcd.atlasv1.0fHkPzVwq3JmTe81bXuZs5CrGyL2iAoNd94QvEhUKxBWpRl6SgMt7YnFcIjDkaO1mPq"
 	document   = `{"data":{"id":"at-8Jb6CkbbKZrUBCWb","type":"authentication-tokens","attributes":{` +
 		`"created-at":"2026-11-23T20:00:00.000Z","last-used-at":null,"description":null,"token":"` + generated + `",` +
-		`"expired-at":"2028-11-22T20:00:00.000Z"},"relationships":{"team":{"data":{"id":"team-BUHBEM97xboT8TVz","type":"teams"}},` +
+		`"expired-at":"2028-11-22T20:00:00.000Z"},"relationships":{"team":{"data":{"id":"` + team + `","type":"teams"}},` +
 		`"created-by":{"data":{"id":"user-62goNpx1ThQf689e","type":"users"}}}}}`
 )
 
