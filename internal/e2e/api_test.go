@@ -48,7 +48,7 @@ var grpcurl = sync.OnceValue(func() error {
 func newReader(t *testing.T, f *facade) *reader {
 	t.Helper()
 	if _, err := exec.LookPath("curl"); err != nil {
-		t.Skip("the documentation's commands need curl, which .ci/run insists on")
+		t.Skip("the documentation's commands need curl, which .ci/run installs")
 	}
 	if err := grpcurl(); err != nil {
 		t.Fatal(err)

