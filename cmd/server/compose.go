@@ -70,9 +70,9 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) er
 		return err
 	}
 	srv, err := server.New(server.Options{
-		GRPC:           server.Listener{Address: cfg.GRPCAddress, Setting: "TEAMTOKEN_GRPC_ADDRESS"},
-		HTTP:           server.Listener{Address: cfg.HTTPAddress, Setting: "TEAMTOKEN_HTTP_ADDRESS"},
-		Admin:          server.Listener{Address: cfg.AdminAddress, Setting: "TEAMTOKEN_ADMIN_ADDRESS"},
+		GRPC:           server.Listener{Address: cfg.GRPCAddress, Setting: "TEAMTOKEN_GRPC_ADDRESS (--grpc-address)"},
+		HTTP:           server.Listener{Address: cfg.HTTPAddress, Setting: "TEAMTOKEN_HTTP_ADDRESS (--http-address)"},
+		Admin:          server.Listener{Address: cfg.AdminAddress, Setting: "TEAMTOKEN_ADMIN_ADDRESS (--admin-address)"},
 		TLS:            tlsConfig,
 		Unary:          chain.Unary,
 		Stream:         chain.Stream,
@@ -135,7 +135,7 @@ func (f follower) upstream(cfg *config.Config) (address string, credential upstr
 		return config.Bearer(string(contents[0]))
 	}, f.changed("TFE_TOKEN_FILE"))
 	if err != nil {
-		return "", nil, fmt.Errorf("TFE_TOKEN_FILE: %w", err)
+		return "", nil, fmt.Errorf("TFE_TOKEN_FILE (--tfe-token-file): %w", err)
 	}
 	return cfg.TFEAddress, token, nil
 }
@@ -155,7 +155,7 @@ func (f follower) transport(caFile string) (func() http.RoundTripper, error) {
 		return upstream.NewTransport(pool), nil
 	}, f.changed("TFE_CA_FILE"))
 	if err != nil {
-		return nil, fmt.Errorf("TFE_CA_FILE: %w", err)
+		return nil, fmt.Errorf("TFE_CA_FILE (--tfe-ca-file): %w", err)
 	}
 	return func() http.RoundTripper { return value.Get() }, nil
 }

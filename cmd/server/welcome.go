@@ -27,7 +27,7 @@ teamtoken serves in front of a simulator of the upstream: its tokens open nothin
   admin      %[3]s/metrics
   upstream   %[4]s (the simulator)
 
-Generate a token:
+Generate a token, by either of these. Each revokes the token before:
 
   grpcurl %[8]s-d '{"team_id": "%[5]s"}' \
     localhost:%[1]s teamtoken.v1.TeamTokenService/GenerateToken
@@ -35,7 +35,7 @@ Generate a token:
   curl %[9]s--request POST --header "Content-Type: application/vnd.api+json" \
     %[7]s://localhost:%[2]s/api/v2/teams/%[5]s/authentication-token
 
-See that it works, upstream:
+See that the last one works, upstream. Set TOKEN to what stood in its answer as "secret" (grpcurl) or "token" (curl):
 
   curl --header "Authorization: Bearer $TOKEN" %[4]s/api/v2/organizations/%[6]s
 

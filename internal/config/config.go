@@ -31,8 +31,8 @@ type Config struct {
 
 	TFEAddress   string      `name:"tfe-address" var:"TFE_ADDRESS" default:"https://app.terraform.io" placeholder:"URL" group:"Upstream" help:"HCP Terraform, or a Terraform Enterprise. Plain http is for loopback only."`
 	TFEToken     secret.Text `kong:"-" var:"TFE_TOKEN" group:"Upstream" help:"The service's own credential: a token that may manage the tokens of every team. It is set by the environment only."`
-	TFETokenFile string      `name:"tfe-token-file" var:"TFE_TOKEN_FILE" placeholder:"FILE" group:"Upstream" help:"File that holds the service's own credential, for which there is also the variable TFE_TOKEN. It is followed: a rotated one is in use within a second."`
-	TFECAFile    string      `name:"tfe-ca-file" var:"TFE_CA_FILE" placeholder:"FILE" group:"Upstream" help:"CAs to trust for the upstream instead of the system's, in PEM. It is followed."`
+	TFETokenFile string      `name:"tfe-token-file" var:"TFE_TOKEN_FILE" placeholder:"FILE" group:"Upstream" help:"File that holds the service's own credential, for which there is also the variable TFE_TOKEN. It is read again when it changes: a rotated one is in use within a second."`
+	TFECAFile    string      `name:"tfe-ca-file" var:"TFE_CA_FILE" placeholder:"FILE" group:"Upstream" help:"CAs to trust for the upstream instead of the system's, in PEM. It is read again when it changes."`
 	Simulator    bool        `name:"simulator" var:"TEAMTOKEN_SIMULATOR" default:"false" group:"Upstream" help:"Start a simulator of the upstream on loopback and use it, for trying things out. Any caller is allowed."`
 
 	Credentials            string `name:"credentials" var:"TEAMTOKEN_CREDENTIALS" default:"service" group:"Callers" help:"Whose credential goes upstream: 'service', its own, or 'caller', what each call brings as 'Authorization: Bearer'."`
@@ -44,9 +44,9 @@ type Config struct {
 	Reflection   bool   `name:"reflection" var:"TEAMTOKEN_REFLECTION" default:"true" negatable:"" group:"Listeners" help:"Serve gRPC reflection."`
 	Pprof        bool   `name:"pprof" var:"TEAMTOKEN_PPROF" default:"false" group:"Listeners" help:"Serve /debug/pprof on the admin listener. A heap profile may hold secrets."`
 
-	TLSCertFile     string `name:"tls-cert-file" var:"TEAMTOKEN_TLS_CERT_FILE" placeholder:"FILE" group:"TLS" help:"Certificate chain of the gRPC and the REST listener, in PEM; without it both serve in the clear. It is followed."`
-	TLSKeyFile      string `name:"tls-key-file" var:"TEAMTOKEN_TLS_KEY_FILE" placeholder:"FILE" group:"TLS" help:"Its key, in PEM. It is followed."`
-	TLSClientCAFile string `name:"tls-client-ca-file" var:"TEAMTOKEN_TLS_CLIENT_CA_FILE" placeholder:"FILE" group:"TLS" help:"CAs that clients' certificates must come from, in PEM: mutual TLS. It is followed."`
+	TLSCertFile     string `name:"tls-cert-file" var:"TEAMTOKEN_TLS_CERT_FILE" placeholder:"FILE" group:"TLS" help:"Certificate chain of the gRPC and the REST listener, in PEM; without it both serve in the clear. It is read again when it changes."`
+	TLSKeyFile      string `name:"tls-key-file" var:"TEAMTOKEN_TLS_KEY_FILE" placeholder:"FILE" group:"TLS" help:"Its key, in PEM. It is read again when it changes."`
+	TLSClientCAFile string `name:"tls-client-ca-file" var:"TEAMTOKEN_TLS_CLIENT_CA_FILE" placeholder:"FILE" group:"TLS" help:"CAs that clients' certificates must come from, in PEM: mutual TLS. It is read again when it changes."`
 
 	UpstreamTimeout time.Duration `name:"upstream-timeout" var:"TEAMTOKEN_UPSTREAM_TIMEOUT" default:"30s" group:"Time" help:"The longest that one request to the upstream may take, whatever the caller does."`
 	RequestTimeout  time.Duration `name:"request-timeout" var:"TEAMTOKEN_REQUEST_TIMEOUT" default:"60s" group:"Time" help:"Deadline of a call that brings none, and the cap of one that does."`
@@ -84,8 +84,19 @@ func (c *Config) check() error {
 	own := c.Credentials == ServiceCredentials
 	given := !c.TFEToken.IsZero() || c.TFETokenFile != ""
 	defaultAddress := field("TFEAddress").Tag.Get("default")
-	refuse(c.Simulator && (given || c.TFECAFile != "" || c.TFEAddress != defaultAddress),
-		"TEAMTOKEN_SIMULATOR (--simulator) is an upstream of its own: leave out TFE_ADDRESS, TFE_TOKEN, TFE_TOKEN_FILE and TFE_CA_FILE, or it")
+	for _, other := range []struct {
+		name string
+		set  bool
+	}{
+		{"TFE_ADDRESS", c.TFEAddress != defaultAddress},
+		{"TFE_TOKEN", !c.TFEToken.IsZero()},
+		{"TFE_TOKEN_FILE", c.TFETokenFile != ""},
+		{"TFE_CA_FILE", c.TFECAFile != ""},
+	} {
+		refuse(c.Simulator && other.set,
+			"--simulator (TEAMTOKEN_SIMULATOR) is an upstream of its own, and %[1]s is set too, maybe by your shell:"+
+				" unset it (env -u %[1]s …), or do without the simulator", other.name)
+	}
 	refuse(c.Simulator && c.Credentials == CallerCredentials,
 		"TEAMTOKEN_SIMULATOR (--simulator) has tokens that no caller knows: leave out TEAMTOKEN_CREDENTIALS (--credentials)")
 	refuse(!c.TFEToken.IsZero() && c.TFETokenFile != "",

@@ -99,8 +99,8 @@ func TestRefused(t *testing.T) {
 	}{
 		{"no credential", nil, map[string]string{"TFE_TOKEN": ""}, "no credential for the upstream"},
 		{"two credentials", nil, map[string]string{"TFE_TOKEN_FILE": "f"}, "TFE_TOKEN and TFE_TOKEN_FILE"},
-		{"a credential of two words", nil, map[string]string{"TFE_TOKEN": canary + " " + canary}, "TFE_TOKEN: it holds more than one word"},
-		{"a credential of two lines", nil, map[string]string{"TFE_TOKEN": canary + "\n" + canary}, "TFE_TOKEN: it holds more than one word"},
+		{"a credential of two words", nil, map[string]string{"TFE_TOKEN": canary + " " + canary}, "TFE_TOKEN: it must be one word"},
+		{"a credential of two lines", nil, map[string]string{"TFE_TOKEN": canary + "\n" + canary}, "TFE_TOKEN: it must be one word"},
 		{"nobody said who may call", nil, map[string]string{"TEAMTOKEN_INSECURE_ALLOW_ANY_CALLER": "false"}, "who may use the service's credential"},
 		{"a credential that is not used", []string{"--credentials=caller"}, nil, "would never be used"},
 		{"another kind of credentials", []string{"--credentials=both"}, nil, `TEAMTOKEN_CREDENTIALS (--credentials) is "both"`},
@@ -123,7 +123,7 @@ func TestRefused(t *testing.T) {
 		{"client CAs without certificate", []string{"--tls-client-ca-file=c"}, nil, "TEAMTOKEN_TLS_CLIENT_CA_FILE"},
 		{"no time", []string{"--upstream-timeout=0s"}, nil, "TEAMTOKEN_UPSTREAM_TIMEOUT (--upstream-timeout) is 0s"},
 		{"too much time", []string{"--request-timeout=1h"}, nil, "TEAMTOKEN_REQUEST_TIMEOUT (--request-timeout) is 1h0m0s"},
-		{"not a time", nil, map[string]string{"TEAMTOKEN_REQUEST_TIMEOUT": "soon"}, `TEAMTOKEN_REQUEST_TIMEOUT (--request-timeout): expected duration but got "soon"`},
+		{"not a time", nil, map[string]string{"TEAMTOKEN_REQUEST_TIMEOUT": "soon"}, `TEAMTOKEN_REQUEST_TIMEOUT (--request-timeout): it must be a duration`},
 		{"not a bool", nil, map[string]string{"TEAMTOKEN_PPROF": "maybe"}, "TEAMTOKEN_PPROF (--pprof): bool value must be true"},
 		{"not a level", []string{"--log-level=loud"}, nil, "TEAMTOKEN_LOG_LEVEL (--log-level): "},
 		{"a level without a name", []string{"--log-level=warn+1"}, nil, "TEAMTOKEN_LOG_LEVEL (--log-level) is WARN+1"},
@@ -163,7 +163,7 @@ func TestFileRefused(t *testing.T) {
 		{"not a mapping", "- a\n- b\n", "line 1: this is not a mapping of settings to values"},
 		{"not YAML", "pprof: true\nhttp-address: [\n", "yaml: line"},
 		{"two documents", "pprof: true\n---\nbogus: 1\n", "there is more than one document in it"},
-		{"a value that is none", "request-timeout: 1.5\n", `TEAMTOKEN_REQUEST_TIMEOUT (--request-timeout): expected duration but got "1.5"`},
+		{"a value that is none", "request-timeout: 1.5\n", `TEAMTOKEN_REQUEST_TIMEOUT (--request-timeout): it must be a duration`},
 		{"too much", "# " + strings.Repeat("x", 1<<20), "is larger than 1048576 bytes"},
 	} {
 		path := file(t, c.content)

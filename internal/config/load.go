@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"reflect"
 	"strings"
+	"time"
 
 	"github.com/alecthomas/kong"
 
@@ -70,7 +72,7 @@ func Bearer(text string) (secret.Text, error) {
 	}
 	for _, c := range []byte(word) {
 		if c <= ' ' || c > '~' {
-			return secret.Text{}, errors.New("it holds more than one word of printable ASCII")
+			return secret.Text{}, errors.New(`it must be one word of printable ASCII, the token alone: no "Bearer", no line break inside`)
 		}
 	}
 	return secret.New(word), nil
@@ -124,9 +126,16 @@ func (s settings) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, 
 func withVariable(err error) error {
 	name, text, ok := strings.Cut(strings.TrimPrefix(err.Error(), "--"), ": ")
 	for f := range reflect.TypeFor[Config]().Fields() {
-		if ok && f.Tag.Get("name") == name {
-			return fmt.Errorf("%s (--%s): %s", f.Tag.Get("var"), name, text)
+		if !ok || f.Tag.Get("name") != name {
+			continue
 		}
+		switch f.Type { // Go's own words for these are for programmers
+		case reflect.TypeFor[time.Duration]():
+			text = "it must be a duration such as 90s, 20m or 720h"
+		case reflect.TypeFor[slog.Level]():
+			text = "it must be debug, info, warn or error"
+		}
+		return fmt.Errorf("%s (--%s): %s", f.Tag.Get("var"), name, text)
 	}
 	return err
 }

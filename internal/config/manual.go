@@ -18,6 +18,8 @@ default. An unknown flag or key is refused, and so is a value that cannot be rig
 settings to change, and exits with 2. A secret has neither a flag nor a key, since command lines and files of
 settings are read by many.
 
+A duration is a number and a unit, s, m or h: 20s, 1h30m, 720h for 30 days. There is no unit for days.
+
 The key of the YAML file is the flag without the dashes in front:
 
 ` + "```yaml\n" + Example + "```" + `

@@ -21,7 +21,7 @@ func TestReadme(t *testing.T) {
 		{"curl --request POST", `"type":"authentication-tokens"`},
 		{"curl --request DELETE", "204 No Content"},
 		{"make build", ""},
-		{"TFE_TOKEN_FILE=", "TFE_TOKEN_FILE: open /run/secrets/tfe-token"},
+		{"TFE_TOKEN_FILE=", "TFE_TOKEN_FILE (--tfe-token-file): open /run/secrets/tfe-token"},
 		{"TFE_ADDRESS=", "TEAMTOKEN_TLS_KEY_FILE: open tls.crt"},
 	}
 	blocks := regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(readme, -1)

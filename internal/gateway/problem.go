@@ -127,8 +127,8 @@ type errorWriter struct{ log *slog.Logger }
 // refuse answers a request that reaches no RPC: nothing was changed by it.
 func (e errorWriter) refuse(w http.ResponseWriter, r *http.Request, p problem) {
 	p.outcome = string(outcome(r, reason.NotApplied))
-	e.log.LogAttrs(r.Context(), slog.LevelInfo, "a request was refused",
-		slog.String(telemetry.KeyRequestID, w.Header().Get(requestid.Header)),
+	e.log.LogAttrs(r.Context(), slog.LevelInfo, "a request reached no method",
+		slog.String(telemetry.KeyRequestID, w.Header().Get(requestid.Header)), slog.String(telemetry.KeySurface, "rest"),
 		slog.Int(telemetry.KeyStatus, p.status), slog.String(telemetry.KeyReason, p.code))
 	writeProblem(w, p)
 }
@@ -195,10 +195,12 @@ func (e errorWriter) status(
 func (e errorWriter) routing(
 	_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, r *http.Request, status int,
 ) {
+	p := problem{status: status, detail: "There is no such path. Nothing was changed."}
 	if status == http.StatusMethodNotAllowed {
 		w.Header().Set("Allow", allow(r.URL.Path))
+		p.detail = "This path does not take this method. Nothing was changed."
 	}
-	e.refuse(w, r, problem{status: status})
+	e.refuse(w, r, p)
 }
 
 // allow lists the methods of a path, see http.yaml.

@@ -105,7 +105,7 @@ func New(o Options) (*Server, error) {
 		var err error
 		if *l.at, err = net.Listen("tcp", l.Address); err != nil {
 			s.closeListeners()
-			return nil, fmt.Errorf("cannot listen on %s: %w; change %s or stop what listens there", l.Address, err, l.Setting)
+			return nil, fmt.Errorf("cannot listen on %s: %w; change %s, or stop what listens there", l.Address, err, l.Setting)
 		}
 	}
 	scheme := "http://"
@@ -240,6 +240,7 @@ func (s *Server) stop() {
 		_ = s.http.Close()
 	}
 	_ = s.admin.Close()
+	s.options.Log.Info("stopped")
 }
 
 func (s *Server) closeListeners() {
