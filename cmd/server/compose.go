@@ -86,7 +86,7 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) er
 		Pprof:          cfg.Pprof,
 		Log:            log,
 		Stopping:       chain.Stop,
-		Ending:         chain.End,
+		Ending:         svc.End,
 		Drain:          svc.Drain,
 	})
 	if err != nil {

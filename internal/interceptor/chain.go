@@ -52,8 +52,6 @@ type Chain struct {
 	options  Options
 	methods  map[string]method
 	stopping atomic.Bool
-	ended    context.Context //nolint:containedctx // of all calls
-	end      context.CancelFunc
 }
 
 // method is what the chain knows of an RPC from the service's descriptor.
@@ -65,7 +63,6 @@ type method struct {
 // New returns the chain for the methods of service.
 func New(service protoreflect.ServiceDescriptor, o Options) *Chain {
 	c := &Chain{options: o, methods: make(map[string]method)}
-	c.ended, c.end = context.WithCancel(context.Background())
 	for i := range service.Methods().Len() {
 		m := service.Methods().Get(i)
 		options, _ := m.Options().(*descriptorpb.MethodOptions)
@@ -79,10 +76,6 @@ func New(service protoreflect.ServiceDescriptor, o Options) *Chain {
 
 // Stop has every call from now on refused, as SHUTTING_DOWN.
 func (c *Chain) Stop() { c.stopping.Store(true) }
-
-// End has every call under way answered, although it is not done: what it would
-// be told otherwise is UNAVAILABLE, by a connection that is closed.
-func (c *Chain) End() { c.end() }
 
 // Unary is the whole chain as one interceptor.
 func (c *Chain) Unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
@@ -144,7 +137,6 @@ func (c *Chain) guarded(ctx context.Context, req any, m method, handler grpc.Una
 	}
 	ctx, cancel := context.WithDeadline(ctx, deadline(ctx, c.options.Timeout))
 	defer cancel()
-	defer context.AfterFunc(c.ended, cancel)()
 	if c.options.CallerCredentials {
 		credential, ok := bearer(ctx)
 		if !ok {

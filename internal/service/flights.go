@@ -16,6 +16,8 @@ import (
 type flights struct {
 	wg    sync.WaitGroup
 	crews chan func()
+	ended chan struct{} // closed when callers are to wait no longer
+	end   func()
 }
 
 // maxCrews goroutines are kept for flights. Their stacks have grown to what a
@@ -23,7 +25,8 @@ type flights struct {
 const maxCrews = 64
 
 func newFlights() *flights {
-	f := &flights{crews: make(chan func())}
+	f := &flights{crews: make(chan func()), ended: make(chan struct{})}
+	f.end = sync.OnceFunc(func() { close(f.ended) })
 	for range maxCrews {
 		go func() {
 			for flight := range f.crews {
@@ -63,7 +66,7 @@ const landing = 10 * time.Millisecond
 type change struct{ method, subject string }
 
 // fly runs carryOut to its end, and returns its result, or when ctx ends before
-// it, that the outcome is unknown. The context that it is given ends with
+// it or the program is about to, that the outcome is unknown. The context that it is given ends with
 // ctx: upstream.Client knows up to when that may stop it.
 func fly[T any](
 	ctx context.Context, s *Service, what change, carryOut func(context.Context) (*T, error),
@@ -86,6 +89,7 @@ func fly[T any](
 	case r := <-done:
 		return r.value, r.err
 	case <-ctx.Done():
+	case <-s.flights.ended:
 	}
 	grace := time.NewTimer(landing)
 	defer grace.Stop()

@@ -50,5 +50,10 @@ func New(u Upstream, o Options, log *slog.Logger) *Service {
 	return &Service{upstream: u, options: o, log: log, flights: newFlights()}
 }
 
+// End has the caller of every change under way answered, that its outcome is
+// unknown: what it would be told otherwise is UNAVAILABLE, by a connection that
+// is closed.
+func (s *Service) End() { s.flights.end() }
+
 // Drain waits for the changes that are under way, or for the end of ctx.
 func (s *Service) Drain(ctx context.Context) { s.flights.drain(ctx) }
