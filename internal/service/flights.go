@@ -65,9 +65,10 @@ const landing = 10 * time.Millisecond
 // change is a call that changes something, for the log.
 type change struct{ method, subject string }
 
-// fly runs carryOut to its end, and returns its result, or when ctx ends before
-// it or the program is about to, that the outcome is unknown. The context that it is given ends with
-// ctx: upstream.Client knows up to when that may stop it.
+// fly runs carryOut to its end, and returns its result; or that the outcome is
+// unknown, when ctx ends before it or the program is about to. The context that
+// carryOut is given ends with ctx: upstream.Client knows up to when that may
+// stop it.
 func fly[T any](
 	ctx context.Context, s *Service, what change, carryOut func(context.Context) (*T, error),
 ) (*T, error) {
