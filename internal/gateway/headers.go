@@ -13,20 +13,14 @@ const idempotencyKey = "Idempotency-Key"
 // takes for none at all.
 var timeout = regexp.MustCompile(`^[1-9][0-9]{0,7}[HMSmun]$`)
 
-// incomingHeader lists the headers that reach the service as metadata.
+// incomingHeader names the one header that reaches the service as metadata.
 // Authorization does besides, whatever stands here, and so do X-Forwarded-For
 // and X-Forwarded-Host, which nothing reads; Grpc-Timeout is the call's deadline.
 func incomingHeader(name string) (string, bool) {
-	switch name {
-	case "X-Request-Id":
+	if name == "X-Request-Id" {
 		return requestid.Header, true
-	case "Traceparent":
-		return "traceparent", true
-	case "Tracestate":
-		return "tracestate", true
-	default:
-		return "", false
 	}
+	return "", false
 }
 
 // noHeader lets no metadata out: what an answer needs, this package sets.
