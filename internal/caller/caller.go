@@ -1,0 +1,84 @@
+// Package caller is who makes a call: what a connection presents of it, and what
+// was made certain. It verifies nothing itself, see package authn.
+package caller
+
+import (
+	"context"
+	"crypto/tls"
+	"net/netip"
+)
+
+// Source says how a caller was made certain, as the audit has it.
+type Source string
+
+// The sources, and what an ID of each is.
+const (
+	// Certificate is a client certificate of the connection: a SPIFFE id, or a DNS name.
+	Certificate Source = "mtls"
+	// JWT is a bearer token that an issuer signed: `ISSUER#SUBJECT`.
+	JWT Source = "jwt"
+	// Mesh is a header of the service mesh's proxy: a SPIFFE id, or a DNS name.
+	Mesh Source = "mesh"
+	// Credential is a credential of the caller's own, for the upstream, which is who
+	// verifies it: `credential#` and a part of its hash.
+	Credential Source = "credential"
+	// Nobody was asked: whoever reaches the listeners may call.
+	Nobody Source = "none"
+)
+
+// Caller is who makes a call. The zero value is nobody in particular.
+type Caller struct {
+	ID         string
+	VerifiedBy Source
+	// Claims are all those of a JWT, verified; nil of other sources.
+	Claims map[string]any
+}
+
+type callerKey struct{}
+
+// NewContext returns a context of a call that c makes.
+func NewContext(ctx context.Context, c Caller) context.Context {
+	return context.WithValue(ctx, callerKey{}, c)
+}
+
+// FromContext is who makes the call of ctx.
+func FromContext(ctx context.Context) Caller {
+	c, _ := ctx.Value(callerKey{}).(Caller)
+	return c
+}
+
+// Surface is where a call came in.
+type Surface string
+
+// The surfaces.
+const (
+	GRPC Surface = "grpc"
+	REST Surface = "rest"
+)
+
+// Presented is what a call brings that may tell who makes it. None of it is
+// believed for being there.
+type Presented struct {
+	Surface Surface
+	// Peer is the other end of the connection; invalid if that has no IP address.
+	Peer netip.AddrPort
+	// TLS is of the connection; nil in the clear.
+	TLS *tls.ConnectionState
+	// Header returns every value of a header, by its name in lower case.
+	Header func(name string) []string
+}
+
+type presentedKey struct{}
+
+// WithPresented returns a context of a request that brings p. The REST surface
+// makes it, since what calls the service there is the gateway.
+func WithPresented(ctx context.Context, p Presented) context.Context {
+	return context.WithValue(ctx, presentedKey{}, p)
+}
+
+// PresentedFrom is what the request of ctx brings; ok is false if WithPresented
+// did not make ctx.
+func PresentedFrom(ctx context.Context) (p Presented, ok bool) {
+	p, ok = ctx.Value(presentedKey{}).(Presented)
+	return p, ok
+}
