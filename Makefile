@@ -5,9 +5,12 @@ SHELL := /bin/bash
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 BUF     := go tool -modfile=tools/buf/go.mod buf
 LINT    := go tool -modfile=tools/lint/go.mod golangci-lint
+SBOM    := go tool -modfile=tools/sbom/go.mod cyclonedx-gomod
 VULN    := go tool -modfile=tools/vulncheck/go.mod govulncheck
 FUZZ    := internal/upstream:FuzzTeamPath internal/upstream:FuzzTokenDocument internal/upstream:FuzzRateLimitHeaders \
-           internal/gateway:FuzzRequestDocument
+           internal/gateway:FuzzRequestDocument internal/gateway:FuzzPath internal/config:FuzzFile \
+           internal/authn:FuzzForwardedClientCert internal/authn:FuzzBearer internal/policy:FuzzParse internal/policy:FuzzGlob \
+           internal/audit:FuzzRecord
 FUZZTIME ?= 60s
 # Needs a C compiler, without which Go turns cgo off by itself.
 RACE ?= $(if $(filter 1,$(shell go env CGO_ENABLED)),-race)
@@ -17,22 +20,25 @@ ifeq ($(BASE),$(shell git rev-parse -q HEAD 2>/dev/null))
 BASE = $(shell git rev-parse -q --verify HEAD^ 2>/dev/null)
 endif
 
-.PHONY: help run build test generate generate-check lint vuln fuzz bench
+.PHONY: help run build test test-long generate generate-check lint vuln sbom fuzz bench
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: build ## Run the service against a simulator of the upstream
-	@bin/teamtoken --simulator --log-format text
+	@bin/teamtoken-server --simulator --log-format text
 
-build: ## Build bin/teamtoken
-	@go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/teamtoken ./cmd/server
+build: ## Build bin/teamtoken-server
+	@go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/teamtoken-server ./cmd/server
 
 test: ## Run every test, with the race detector where there is a C compiler
 	@test -n "$(RACE)" || echo "no C compiler: the tests run without the race detector"
 	go vet ./...
 	go test $(RACE) -timeout 15m ./...
 	cd test/clients && go test $(RACE) -timeout 5m ./...
+
+test-long: ## Run the attacks at full size against the shipped limits, for some minutes
+	TEAMTOKEN_LONG=1 go test -timeout 30m -v -run 'TestAbuse|TestH2Spec' ./internal/e2e
 
 generate: ## Make gen/ from proto/, and the manual of the settings
 	$(BUF) generate
@@ -50,9 +56,14 @@ lint: ## Check the protos, the code and the import rules
 	$(LINT) run ./...
 	cd test/clients && go tool -modfile=../../tools/lint/go.mod golangci-lint run --config ../../.golangci.yml ./...
 
-vuln: ## Look for known vulnerabilities, where their database can be reached
+vuln: ## Check that the modules are what go.sum says, and look for known vulnerabilities, where their database can be reached
+	go mod verify
 	@out=$$($(VULN) ./... 2>&1); code=$$?; echo "$$out"; \
 	 if [ $$code -ne 0 ] && grep -q 'fetching vulnerabilities' <<<"$$out"; then echo 'the database cannot be reached: not checked'; else exit $$code; fi
+
+sbom: ## Write bin/teamtoken-server.cdx.json, the modules that the program is made of (CycloneDX)
+	@mkdir -p bin
+	$(SBOM) app -json -std -main cmd/server -output bin/teamtoken-server.cdx.json .
 
 fuzz: ## Run each fuzz target for FUZZTIME
 	@for target in $(FUZZ); do \

@@ -31,18 +31,23 @@ func main() {
 	grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, io.Discard, io.Discard))
 	// net/http quotes there what an upstream sends unasked, which may be a token.
 	log.SetOutput(io.Discard)
+	// A reader of the audit log who goes away is an error to write, and no end.
+	signal.Ignore(syscall.SIGPIPE)
 	os.Exit(run(os.Args[1:], os.LookupEnv, os.Stdout, os.Stderr))
 }
 
 // run is the program: 0 after an orderly stop, 1 if it could not start or serve,
-// 2 if its settings are wrong.
+// 2 if its settings are wrong. Its subcommand `policy` serves nothing.
 func run(args []string, env func(string) (string, bool), stdout, stderr io.Writer) int {
+	if len(args) > 0 && args[0] == "policy" {
+		return policyCommand(args[1:], stdout, stderr)
+	}
 	cfg, err := config.Load(args, env, stdout, version)
 	switch {
 	case errors.Is(err, config.ErrShown):
 		return 0
 	case err != nil:
-		fmt.Fprintf(stderr, "teamtoken: %v\n", err)
+		fmt.Fprintf(stderr, "teamtoken-server: %v\n", err)
 		return 2
 	}
 	// The first signal stops in order, a second one at once: by then it has its
@@ -58,7 +63,7 @@ func run(args []string, env func(string) (string, bool), stdout, stderr io.Write
 	}()
 
 	if err := serve(ctx, cfg, stdout, stderr); err != nil {
-		fmt.Fprintf(stderr, "teamtoken: %v\n", err)
+		fmt.Fprintf(stderr, "teamtoken-server: %v\n", err)
 		return 1
 	}
 	return 0

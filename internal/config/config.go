@@ -36,7 +36,24 @@ type Config struct {
 	Simulator    bool        `name:"simulator" var:"TEAMTOKEN_SIMULATOR" default:"false" group:"Upstream" help:"Start a simulator of the upstream on loopback and use it, for trying things out. Any caller is allowed."`
 
 	Credentials            string `name:"credentials" var:"TEAMTOKEN_CREDENTIALS" default:"service" group:"Callers" help:"Whose credential goes upstream: 'service', its own, or 'caller', what each call brings as 'Authorization: Bearer'."`
-	InsecureAllowAnyCaller bool   `name:"insecure-allow-any-caller" var:"TEAMTOKEN_INSECURE_ALLOW_ANY_CALLER" default:"false" group:"Callers" help:"Let whoever reaches the listeners use the service's credential, for every team."`
+	PolicyFile             string `name:"policy-file" var:"TEAMTOKEN_POLICY_FILE" placeholder:"FILE" group:"Callers" help:"Who may do what, in YAML: see docs/policy.md. Nobody may do anything that it does not allow. It is read again when it changes."`
+	InsecureAllowAnyCaller bool   `name:"insecure-allow-any-caller" var:"TEAMTOKEN_INSECURE_ALLOW_ANY_CALLER" default:"false" group:"Callers" help:"Let whoever reaches the listeners use the service's credential, for every team, instead of a policy."`
+	MaxCallsPerCaller      int    `name:"max-calls-per-caller" var:"TEAMTOKEN_MAX_CALLS_PER_CALLER" default:"100" group:"Callers" help:"Calls that one caller, who is known, may have under way. More are refused with RESOURCE_EXHAUSTED."`
+
+	JWTIssuer          string        `name:"jwt-issuer" var:"TEAMTOKEN_JWT_ISSUER" placeholder:"URL" group:"Callers by JWT" help:"Believe who a JWT says, if this issuer signed it: the caller is 'ISSUER#SUBJECT'. It comes as 'Authorization: Bearer', and goes before every other identity that the call has."`
+	JWTAudience        []string      `name:"jwt-audience" var:"TEAMTOKEN_JWT_AUDIENCE" placeholder:"NAME,…" group:"Callers by JWT" help:"Audiences, one of which the JWT must be meant for."`
+	JWTKeysFile        string        `name:"jwt-keys-file" var:"TEAMTOKEN_JWT_KEYS_FILE" placeholder:"FILE" group:"Callers by JWT" help:"The issuer's public keys, as a JWKS, for an issuer that is not to be asked for them. It is read again when it changes."`
+	JWTAlgorithms      []string      `name:"jwt-algorithms" var:"TEAMTOKEN_JWT_ALGORITHMS" default:"RS256,ES256" placeholder:"NAME,…" group:"Callers by JWT" help:"Signature algorithms to believe, asymmetric ones only."`
+	JWTLeeway          time.Duration `name:"jwt-leeway" var:"TEAMTOKEN_JWT_LEEWAY" default:"30s" group:"Callers by JWT" help:"How far the issuer's clock may be off, at most 60s."`
+	JWTIssuerCAFile    string        `name:"jwt-issuer-ca-file" var:"TEAMTOKEN_JWT_ISSUER_CA_FILE" placeholder:"FILE" group:"Callers by JWT" help:"CAs to trust for the issuer instead of the system's, in PEM. It is read again when it changes."`
+	JWTIssuerTokenFile string        `name:"jwt-issuer-token-file" var:"TEAMTOKEN_JWT_ISSUER_TOKEN_FILE" placeholder:"FILE" group:"Callers by JWT" help:"File with a bearer token to ask the issuer for its keys with, which Kubernetes wants: the pod's own. It is read again when it changes."`
+
+	Mesh          string   `name:"mesh" var:"TEAMTOKEN_MESH" default:"none" group:"Callers by a service mesh" help:"Believe who the mesh's proxy says, in the header of: 'envoy', which Istio has too (x-forwarded-client-cert), or 'linkerd' (l5d-client-id)."`
+	MeshPeers     []string `name:"mesh-peers" var:"TEAMTOKEN_MESH_PEERS" default:"127.0.0.1/32,::1/128" placeholder:"CIDR,…" group:"Callers by a service mesh" help:"Where the mesh's proxy connects from. From anywhere else its header is not read. Whoever can connect from there can be anybody."`
+	MeshListeners []string `name:"mesh-listeners" var:"TEAMTOKEN_MESH_LISTENERS" default:"grpc,rest" placeholder:"NAME,…" group:"Callers by a service mesh" help:"Listeners that the mesh's proxy connects to: grpc, rest, or both. On others its header is not read."`
+
+	AuditFile string `name:"audit-file" var:"TEAMTOKEN_AUDIT_FILE" default:"-" placeholder:"FILE" group:"Audit" help:"Where every attempt and its outcome is written to, see docs/audit.md: a file, which SIGHUP opens anew, '-' for standard output, or 'otlp' for OpenTelemetry logs by the variables OTEL_EXPORTER_OTLP_*. What can't be written down is refused."`
+	AuditSync bool   `name:"audit-sync" var:"TEAMTOKEN_AUDIT_SYNC" default:"false" group:"Audit" help:"Have the disk itself hold a line (fsync) before the call goes on."`
 
 	GRPCAddress  string `name:"grpc-address" var:"TEAMTOKEN_GRPC_ADDRESS" default:":9090" placeholder:"HOST:PORT" group:"Listeners" help:"Where gRPC is served."`
 	HTTPAddress  string `name:"http-address" var:"TEAMTOKEN_HTTP_ADDRESS" default:":8080" placeholder:"HOST:PORT" group:"Listeners" help:"Where REST is served."`
@@ -46,10 +63,24 @@ type Config struct {
 
 	TLSCertFile     string `name:"tls-cert-file" var:"TEAMTOKEN_TLS_CERT_FILE" placeholder:"FILE" group:"TLS" help:"Certificate chain of the gRPC and the REST listener, in PEM; without it both serve in the clear. It is read again when it changes."`
 	TLSKeyFile      string `name:"tls-key-file" var:"TEAMTOKEN_TLS_KEY_FILE" placeholder:"FILE" group:"TLS" help:"Its key, in PEM. It is read again when it changes."`
-	TLSClientCAFile string `name:"tls-client-ca-file" var:"TEAMTOKEN_TLS_CLIENT_CA_FILE" placeholder:"FILE" group:"TLS" help:"CAs that clients' certificates must come from, in PEM: mutual TLS. It is read again when it changes."`
+	TLSClientCAFile string `name:"tls-client-ca-file" var:"TEAMTOKEN_TLS_CLIENT_CA_FILE" placeholder:"FILE" group:"TLS" help:"CAs that clients' certificates must come from, in PEM: mutual TLS. The caller is the certificate's SPIFFE id, or else its first DNS name. It is read again when it changes."`
+	TLSClientAuth   string `name:"tls-client-auth" var:"TEAMTOKEN_TLS_CLIENT_AUTH" default:"require" group:"TLS" help:"With mutual TLS: 'require' a certificate of every client, or leave it 'optional', for callers who have another identity."`
+	SPIFFESocket    string `name:"spiffe-socket" var:"TEAMTOKEN_SPIFFE_SOCKET" placeholder:"URL" group:"TLS" help:"SPIFFE Workload API, 'unix:///run/spire/agent.sock' for example, to have certificate, key and CAs from instead of the files above: mutual TLS, rotated by itself."`
 
 	UpstreamTimeout time.Duration `name:"upstream-timeout" var:"TEAMTOKEN_UPSTREAM_TIMEOUT" default:"30s" group:"Time" help:"The longest that one request to the upstream may take, whatever the caller does."`
 	RequestTimeout  time.Duration `name:"request-timeout" var:"TEAMTOKEN_REQUEST_TIMEOUT" default:"60s" group:"Time" help:"Deadline of a call that brings none, and the cap of one that does."`
+
+	MaxConnections     int           `name:"max-connections" var:"TEAMTOKEN_MAX_CONNECTIONS" default:"4096" group:"Limits" help:"Connections of the gRPC and of the REST listener each. Of more than that, those that have said nothing are closed first."`
+	MaxStreams         int           `name:"max-streams" var:"TEAMTOKEN_MAX_STREAMS" default:"250" group:"Limits" help:"Calls that one connection may have under way."`
+	MaxHeaderBytes     int           `name:"max-header-bytes" var:"TEAMTOKEN_MAX_HEADER_BYTES" default:"32768" group:"Limits" help:"Headers of one call."`
+	MaxMessageBytes    int           `name:"max-message-bytes" var:"TEAMTOKEN_MAX_MESSAGE_BYTES" default:"65536" group:"Limits" help:"One message over gRPC. A body over REST may have 65536 whatever this is."`
+	HandshakeTimeout   time.Duration `name:"handshake-timeout" var:"TEAMTOKEN_HANDSHAKE_TIMEOUT" default:"5s" group:"Limits" help:"From a connection to the end of its TLS and HTTP/2 handshakes."`
+	ReadHeaderTimeout  time.Duration `name:"read-header-timeout" var:"TEAMTOKEN_READ_HEADER_TIMEOUT" default:"5s" group:"Limits" help:"The headers of one REST request."`
+	ReadTimeout        time.Duration `name:"read-timeout" var:"TEAMTOKEN_READ_TIMEOUT" default:"15s" group:"Limits" help:"One REST request, its body included."`
+	IdleTimeout        time.Duration `name:"idle-timeout" var:"TEAMTOKEN_IDLE_TIMEOUT" default:"2m" group:"Limits" help:"How long a connection without a call is kept."`
+	MaxConnectionAge   time.Duration `name:"max-connection-age" var:"TEAMTOKEN_MAX_CONNECTION_AGE" default:"30m" group:"Limits" help:"When a gRPC client is asked to connect anew, so that it finds replicas that came since."`
+	ConnectionAgeGrace time.Duration `name:"connection-age-grace" var:"TEAMTOKEN_CONNECTION_AGE_GRACE" default:"2m" group:"Limits" help:"How long the calls under way on such a connection may still take: longer than any call."`
+	MinPingInterval    time.Duration `name:"min-ping-interval" var:"TEAMTOKEN_MIN_PING_INTERVAL" default:"5s" group:"Limits" help:"How often a gRPC client may send keep-alive pings, before it is cut off."`
 
 	MaxTokenTTL     time.Duration `name:"max-token-ttl" var:"TEAMTOKEN_MAX_TOKEN_TTL" default:"0s" group:"Tokens" help:"The longest life that a caller may ask for a token; asking for more is refused. 0s allows what the upstream does."`
 	DefaultTokenTTL time.Duration `name:"default-token-ttl" var:"TEAMTOKEN_DEFAULT_TOKEN_TTL" default:"0s" group:"Tokens" help:"The life of a token for which the caller says nothing. 0s leaves it to the longest one above, or else to the upstream: two years on HCP Terraform."`
@@ -106,13 +137,19 @@ func (c *Config) check() error {
 			" to have callers bring theirs; or --simulator to try things out without an upstream")
 	refuse(c.Credentials == CallerCredentials && given && !c.Simulator,
 		"TEAMTOKEN_CREDENTIALS (--credentials) is caller, so TFE_TOKEN and TFE_TOKEN_FILE (--tfe-token-file) would never be used: leave them out")
-	refuse(own && !c.AnyCaller(),
-		"nothing says who may use the service's credential: set TEAMTOKEN_INSECURE_ALLOW_ANY_CALLER=true"+
-			" (--insecure-allow-any-caller) to let whoever reaches the listeners; or TEAMTOKEN_CREDENTIALS=caller (--credentials)")
-
+	refuse(own && !c.AnyCaller() && c.PolicyFile == "",
+		"nothing says who may use the service's credential: set TEAMTOKEN_POLICY_FILE (--policy-file), see docs/policy.md;"+
+			" or TEAMTOKEN_INSECURE_ALLOW_ANY_CALLER=true (--insecure-allow-any-caller) to let whoever reaches the listeners;"+
+			" or TEAMTOKEN_CREDENTIALS=caller (--credentials)")
+	refuse(c.PolicyFile != "" && c.InsecureAllowAnyCaller,
+		"TEAMTOKEN_POLICY_FILE (--policy-file) and TEAMTOKEN_INSECURE_ALLOW_ANY_CALLER (--insecure-allow-any-caller) say opposite things: leave one out")
+	refuse(c.PolicyFile != "" && !c.identifies(),
+		"TEAMTOKEN_POLICY_FILE (--policy-file) needs to know who calls: set TEAMTOKEN_TLS_CLIENT_CA_FILE (--tls-client-ca-file),"+
+			" TEAMTOKEN_SPIFFE_SOCKET (--spiffe-socket), TEAMTOKEN_JWT_ISSUER (--jwt-issuer) or TEAMTOKEN_MESH (--mesh)")
 	refuse(!own && c.InsecureAllowAnyCaller,
 		"TEAMTOKEN_CREDENTIALS (--credentials) is caller, so that TEAMTOKEN_INSECURE_ALLOW_ANY_CALLER"+
 			" (--insecure-allow-any-caller) would mean nothing: leave it out")
+	c.checkCallers(refuse)
 
 	addresses := []struct{ name, value string }{
 		{"TEAMTOKEN_GRPC_ADDRESS (--grpc-address)", c.GRPCAddress},
@@ -129,6 +166,15 @@ func (c *Config) check() error {
 		"TEAMTOKEN_TLS_CERT_FILE (--tls-cert-file) and TEAMTOKEN_TLS_KEY_FILE (--tls-key-file) go together: set both or none")
 	refuse(c.TLSClientCAFile != "" && c.TLSCertFile == "",
 		"TEAMTOKEN_TLS_CLIENT_CA_FILE (--tls-client-ca-file) needs TEAMTOKEN_TLS_CERT_FILE and TEAMTOKEN_TLS_KEY_FILE")
+	refuse(c.TLSClientAuth != "require" && c.TLSClientAuth != "optional",
+		"TEAMTOKEN_TLS_CLIENT_AUTH (--tls-client-auth) is %q: it must be require or optional", c.TLSClientAuth)
+	refuse(c.TLSClientAuth == "optional" && c.TLSClientCAFile == "" && c.SPIFFESocket == "",
+		"TEAMTOKEN_TLS_CLIENT_AUTH (--tls-client-auth) needs TEAMTOKEN_TLS_CLIENT_CA_FILE (--tls-client-ca-file) or TEAMTOKEN_SPIFFE_SOCKET (--spiffe-socket)")
+	refuse(c.SPIFFESocket != "" && (c.TLSCertFile != "" || c.TLSKeyFile != "" || c.TLSClientCAFile != ""),
+		"TEAMTOKEN_SPIFFE_SOCKET (--spiffe-socket) brings certificate, key and CAs: leave out TEAMTOKEN_TLS_CERT_FILE, TEAMTOKEN_TLS_KEY_FILE and TEAMTOKEN_TLS_CLIENT_CA_FILE")
+	refuse(c.SPIFFESocket != "" && !validSocket(c.SPIFFESocket),
+		"TEAMTOKEN_SPIFFE_SOCKET (--spiffe-socket) is %q: it must be unix:///PATH, or tcp://IP:PORT of loopback", c.SPIFFESocket)
+	c.checkLimits(refuse)
 	refuse(c.UpstreamTimeout <= 0 || c.UpstreamTimeout > maxTimeout,
 		"TEAMTOKEN_UPSTREAM_TIMEOUT (--upstream-timeout) is %v: it must be over 0 and at most %v", c.UpstreamTimeout, maxTimeout)
 	refuse(c.MaxTokenTTL < 0, "TEAMTOKEN_MAX_TOKEN_TTL (--max-token-ttl) is %v: it must not be below 0", c.MaxTokenTTL)

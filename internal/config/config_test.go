@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -57,6 +58,11 @@ func TestDefaults(t *testing.T) {
 		cfg.LogLevel.String() != "INFO" || cfg.LogFormat != "json" || cfg.TFEToken.Reveal() != canary {
 		t.Errorf("%+v", cfg)
 	}
+}
+
+// anybody is the environment that says whether any caller is let in.
+func anybody(yes bool) map[string]string {
+	return map[string]string{"TEAMTOKEN_INSECURE_ALLOW_ANY_CALLER": strconv.FormatBool(yes)}
 }
 
 func TestPrecedence(t *testing.T) {
@@ -121,6 +127,32 @@ func TestRefused(t *testing.T) {
 		{"one port of all interfaces and of one", []string{"--admin-address=127.0.0.1:9090"}, nil, "are both on port 9090"},
 		{"a certificate without key", []string{"--tls-cert-file=c"}, nil, "TEAMTOKEN_TLS_KEY_FILE"},
 		{"client CAs without certificate", []string{"--tls-client-ca-file=c"}, nil, "TEAMTOKEN_TLS_CLIENT_CA_FILE"},
+		{"a policy and no need of one", []string{"--policy-file=p", "--tls-cert-file=c", "--tls-key-file=k", "--tls-client-ca-file=c"}, nil, "say opposite things"},
+		{"a policy for callers whom nobody knows", []string{"--policy-file=p"}, anybody(false), "TEAMTOKEN_POLICY_FILE (--policy-file) needs to know who calls"},
+		{"an audience without issuer", []string{"--jwt-audience=a"}, nil, "TEAMTOKEN_JWT_AUDIENCE (--jwt-audience) needs TEAMTOKEN_JWT_ISSUER"},
+		{"an issuer without audience", []string{"--jwt-issuer=https://issuer.example.com"}, nil, "needs TEAMTOKEN_JWT_AUDIENCE (--jwt-audience)"},
+		{"an issuer in the clear", []string{"--jwt-issuer=http://issuer.example.com", "--jwt-audience=a"}, nil, "TEAMTOKEN_JWT_ISSUER (--jwt-issuer) must be https"},
+		{"an issuer's CAs, and its keys", []string{"--jwt-issuer=i", "--jwt-audience=a", "--jwt-keys-file=f", "--jwt-issuer-ca-file=c"}, nil, "the issuer is not asked"},
+		{"JWTs where Authorization is for the upstream", []string{"--jwt-issuer=https://issuer.example.com", "--jwt-audience=a", "--credentials=caller"}, map[string]string{"TFE_TOKEN": "", "TEAMTOKEN_INSECURE_ALLOW_ANY_CALLER": ""}, "can't be a JWT too"},
+		{"JWTs that whoever checks them can make", []string{"--jwt-algorithms=HS256"}, nil, `TEAMTOKEN_JWT_ALGORITHMS (--jwt-algorithms) has "HS256"`},
+		{"JWTs that nobody signed", []string{"--jwt-algorithms=RS256,none"}, nil, `TEAMTOKEN_JWT_ALGORITHMS (--jwt-algorithms) has "none"`},
+		{"a clock that is far off", []string{"--jwt-leeway=61s"}, nil, "TEAMTOKEN_JWT_LEEWAY (--jwt-leeway) is 1m1s"},
+		{"another mesh", []string{"--mesh=consul"}, nil, `TEAMTOKEN_MESH (--mesh) is "consul"`},
+		{"a mesh's proxy anywhere", []string{"--mesh-peers=0.0.0.0/0"}, nil, `TEAMTOKEN_MESH_PEERS (--mesh-peers) has "0.0.0.0/0"`},
+		{"a mesh's proxy that is no network", []string{"--mesh-peers=127.0.0.1"}, nil, `TEAMTOKEN_MESH_PEERS (--mesh-peers) has "127.0.0.1"`},
+		{"a mesh's listener that is none", []string{"--mesh-listeners=admin"}, nil, `TEAMTOKEN_MESH_LISTENERS (--mesh-listeners) has "admin"`},
+		{"optional certificates without mutual TLS", []string{"--tls-client-auth=optional"}, nil, "TEAMTOKEN_TLS_CLIENT_AUTH (--tls-client-auth) needs"},
+		{"another way of asking for certificates", []string{"--tls-client-auth=maybe"}, nil, `TEAMTOKEN_TLS_CLIENT_AUTH (--tls-client-auth) is "maybe"`},
+		{"certificates from two places", []string{"--spiffe-socket=unix:///s", "--tls-cert-file=c", "--tls-key-file=k"}, nil, "TEAMTOKEN_SPIFFE_SOCKET (--spiffe-socket) brings"},
+		{"a socket that is none", []string{"--spiffe-socket=/run/agent.sock"}, nil, `TEAMTOKEN_SPIFFE_SOCKET (--spiffe-socket) is "/run/agent.sock"`},
+		{"a Workload API elsewhere", []string{"--spiffe-socket=tcp://10.0.0.1:1"}, nil, "TEAMTOKEN_SPIFFE_SOCKET (--spiffe-socket)"},
+		{"no connections", []string{"--max-connections=0"}, nil, "TEAMTOKEN_MAX_CONNECTIONS (--max-connections) is 0"},
+		{"no calls", []string{"--max-calls-per-caller=0"}, nil, "TEAMTOKEN_MAX_CALLS_PER_CALLER (--max-calls-per-caller) is 0"},
+		{"no streams", []string{"--max-streams=-1"}, nil, "TEAMTOKEN_MAX_STREAMS (--max-streams) is -1"},
+		{"headers too short for any call", []string{"--max-header-bytes=100"}, nil, "TEAMTOKEN_MAX_HEADER_BYTES (--max-header-bytes) is 100"},
+		{"messages of any size", []string{"--max-message-bytes=100000000"}, nil, "TEAMTOKEN_MAX_MESSAGE_BYTES (--max-message-bytes) is 100000000"},
+		{"no time for handshakes", []string{"--handshake-timeout=0s"}, nil, "TEAMTOKEN_HANDSHAKE_TIMEOUT (--handshake-timeout) is 0s"},
+		{"a connection that ends before its calls", []string{"--connection-age-grace=1s"}, nil, "calls would be cut off"},
 		{"no time", []string{"--upstream-timeout=0s"}, nil, "TEAMTOKEN_UPSTREAM_TIMEOUT (--upstream-timeout) is 0s"},
 		{"too much time", []string{"--request-timeout=1h"}, nil, "TEAMTOKEN_REQUEST_TIMEOUT (--request-timeout) is 1h0m0s"},
 		{"not a time", nil, map[string]string{"TEAMTOKEN_REQUEST_TIMEOUT": "soon"}, `TEAMTOKEN_REQUEST_TIMEOUT (--request-timeout): it must be a duration`},
@@ -150,12 +182,12 @@ func TestRefused(t *testing.T) {
 
 func TestFileRefused(t *testing.T) {
 	for _, c := range []struct{ name, content, want string }{
-		{"an unknown key", "\nrate-limit: 3\n", `line 2: unknown setting "rate-limit"; those that there are: teamtoken --help`},
+		{"an unknown key", "\nrate-limit: 3\n", `line 2: unknown setting "rate-limit"; those that there are: teamtoken-server --help`},
 		{"a key with a slip", "grpc-adress: :1\n", `line 1: unknown setting "grpc-adress", did you mean "grpc-address"?`},
 		{"a key spelled as a variable", "TEAMTOKEN_GRPC_ADDRESS: :1\n", `unknown setting "TEAMTOKEN_GRPC_ADDRESS", did you mean "grpc-address"?`},
 		{"a secret", "tfe-token: " + canary + "\n", `"tfe-token" is a secret and has no place in this file: set TFE_TOKEN, or tfe-token-file here`},
 		{"the file itself", "config: b.yaml\n", `unknown setting "config"`},
-		{"all that is wrong", "a: 1\npprof: true\nb: 2\n", "line 1: unknown setting \"a\"; those that there are: teamtoken --help\nline 3: unknown setting \"b\""},
+		{"all that is wrong", "a: 1\npprof: true\nb: 2\n", "line 1: unknown setting \"a\"; those that there are: teamtoken-server --help\nline 3: unknown setting \"b\""},
 		{"a key twice", "pprof: true\npprof: false\n", `line 2: "pprof" is set a second time`},
 		{"no value", "pprof:\n", `"pprof" needs a single value`},
 		{"a list", "grpc-address: [a]\n", `"grpc-address" needs a single value`},
@@ -225,7 +257,7 @@ func TestHelpAndVersion(t *testing.T) {
 	if strings.Contains(help, canary) {
 		t.Error("the help shows a secret")
 	}
-	if _, out, err := load([]string{"--version"}, nil); !errors.Is(err, config.ErrShown) || out != "teamtoken v1.2.3\n" {
+	if _, out, err := load([]string{"--version"}, nil); !errors.Is(err, config.ErrShown) || out != "teamtoken-server v1.2.3\n" {
 		t.Errorf("%q, %v", out, err)
 	}
 }
@@ -254,7 +286,7 @@ func TestManual(t *testing.T) {
 	if err != nil {
 		t.Fatalf("the manual's example: %v", err)
 	}
-	if byEnv.File = path; *byEnv != *byFile {
+	if byEnv.File = path; !reflect.DeepEqual(byEnv, byFile) {
 		t.Errorf("the manual's examples differ: %+v, %+v", byFile, byEnv)
 	}
 }

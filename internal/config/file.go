@@ -95,7 +95,7 @@ func unknown(key string, known []string) string {
 	if distance(spelled, nearest) <= 2 {
 		return fmt.Sprintf("unknown setting %q, did you mean %q?", key, nearest)
 	}
-	return fmt.Sprintf("unknown setting %q; those that there are: teamtoken --help", key)
+	return fmt.Sprintf("unknown setting %q; those that there are: teamtoken-server --help", key)
 }
 
 // distance counts the letters to put in, take out or change to make b of a.

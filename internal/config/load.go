@@ -19,7 +19,7 @@ var ErrShown = errors.New("shown")
 
 const description = `A gRPC service, with a REST surface, in front of the Team Token API of HCP Terraform and Terraform Enterprise.
 
-Each setting is a flag, an environment variable, or a key of the YAML file, in this order of precedence. The manual is docs/configuration.md; to try it out: --simulator.`
+Each setting is a flag, an environment variable, or a key of the YAML file, in this order of precedence. The manual is docs/configuration.md; to try it out: --simulator. What a policy file says: teamtoken-server policy --help.`
 
 // commandLine is what kong parses: the settings, and what only shows something.
 type commandLine struct {
@@ -36,9 +36,9 @@ type commandLine struct {
 func Load(args []string, env func(string) (string, bool), stdout io.Writer, version string) (*Config, error) {
 	line := commandLine{env: env}
 	parser, err := kong.New(&line,
-		kong.Name("teamtoken"),
+		kong.Name("teamtoken-server"),
 		kong.Description(description),
-		kong.Vars{"version": "teamtoken " + version},
+		kong.Vars{"version": "teamtoken-server " + version},
 		kong.Writers(stdout, stdout),
 		kong.NoDefaultHelp(), // it would go on parsing after the help, or exit
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),

@@ -18,6 +18,8 @@ default. An unknown flag or key is refused, and so is a value that cannot be rig
 settings to change, and exits with 2. A secret has neither a flag nor a key, since command lines and files of
 settings are read by many.
 
+A file of a secret or a key that others than its owner may read is named in a warning at start.
+
 A duration is a number and a unit, s, m or h: 20s, 1h30m, 720h for 30 days. There is no unit for days.
 
 The key of the YAML file is the flag without the dashes in front:
@@ -52,15 +54,19 @@ such as ` + "`TEAMTOKEN_SERVICE_HOST`" + `, to every container beside a Service 
 // Example is a file of settings that the manual shows.
 const Example = `tfe-address: https://tfe.example.com
 tfe-token-file: /run/secrets/tfe-token
-insecure-allow-any-caller: true
-http-address: 127.0.0.1:8080
+policy-file: /etc/teamtoken/policy.yaml
+tls-cert-file: /run/tls/tls.crt
+tls-key-file: /run/tls/tls.key
+tls-client-ca-file: /run/tls/clients.crt
 request-timeout: 20s
 `
 
 // Environment is the same settings as variables.
 const Environment = `TFE_ADDRESS=https://tfe.example.com
 TFE_TOKEN_FILE=/run/secrets/tfe-token
-TEAMTOKEN_INSECURE_ALLOW_ANY_CALLER=true
-TEAMTOKEN_HTTP_ADDRESS=127.0.0.1:8080
+TEAMTOKEN_POLICY_FILE=/etc/teamtoken/policy.yaml
+TEAMTOKEN_TLS_CERT_FILE=/run/tls/tls.crt
+TEAMTOKEN_TLS_KEY_FILE=/run/tls/tls.key
+TEAMTOKEN_TLS_CLIENT_CA_FILE=/run/tls/clients.crt
 TEAMTOKEN_REQUEST_TIMEOUT=20s
 `

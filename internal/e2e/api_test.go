@@ -26,7 +26,7 @@ import (
 )
 
 // reader types what the documentation shows, with curl, with a grpcurl of ours
-// and with the program as bin/teamtoken, and reads what comes back.
+// and with the program as bin/teamtoken-server, and reads what comes back.
 type reader struct {
 	dir   string
 	env   []string
@@ -57,7 +57,7 @@ func newReader(t *testing.T, f *facade) *reader {
 	if err := os.Mkdir(filepath.Join(dir, "bin"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Symlink(binary, filepath.Join(dir, "bin", "teamtoken")); err != nil {
+	if err := os.Symlink(binary, filepath.Join(dir, "bin", "teamtoken-server")); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(filepath.Join(dir, ".curlrc"), []byte("silent\ninclude\n"), 0o600); err != nil {

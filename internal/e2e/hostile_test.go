@@ -3,6 +3,7 @@ package e2e
 import (
 	"bufio"
 	"bytes"
+	"compress/gzip"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -907,6 +908,12 @@ func TestHostileFraming(t *testing.T) {
 	sim, url := newSimulator(t)
 	f, client := start(t, withService(sim, url)), http2(t)
 	whole := frame(text(1, team))
+	var packed bytes.Buffer
+	packer := gzip.NewWriter(&packed)
+	_, _ = packer.Write(make([]byte, 64<<20))
+	_ = packer.Close()
+	bomb := frame(packed.Bytes())
+	bomb[0] = 1
 	for _, c := range []struct {
 		name   string
 		header [2]string
@@ -922,7 +929,9 @@ func TestHostileFraming(t *testing.T) {
 		{"an empty timeout", [2]string{"grpc-timeout", ""}, whole, codes.Internal},
 		{"bytes that are not base64", [2]string{"x-a-bin", "%"}, whole, codes.Internal},
 		{"an encoding that is not known", [2]string{"grpc-encoding", "nonsense"}, whole, codes.Unimplemented},
-		{"an encoding that is not served", [2]string{"grpc-encoding", "gzip"}, whole, codes.Unimplemented},
+		{"an encoding that is not served", [2]string{"grpc-encoding", "snappy"}, whole, codes.Unimplemented},
+		{"what is said to be gzip and is not", [2]string{"grpc-encoding", "gzip"}, append([]byte{1}, whole[1:]...), codes.Internal},
+		{"a little gzip of a very long message", [2]string{"grpc-encoding", "gzip"}, bomb, codes.ResourceExhausted},
 		{"a body of JSON", [2]string{"Content-Type", "application/json"}, []byte("{}"), codes.InvalidArgument},
 		{"no content type", [2]string{"Content-Type", ""}, whole, codes.InvalidArgument},
 		{"no frame", [2]string{}, nil, codes.Internal},

@@ -312,6 +312,7 @@ func errorsOf(t *testing.T, resp *http.Response) errorOf {
 func TestParityIsComplete(t *testing.T) {
 	elsewhere := map[string]string{
 		"TEAM_BUSY": "TestTeamBusy", "SHUTTING_DOWN": "TestShutdown", "INTERNAL": "the interceptor's tests",
+		"CALLER_NOT_ALLOWED": "TestMatrix", "CALLER_QUOTA_EXCEEDED": "TestCallsPerCaller", "AUDIT_UNAVAILABLE": "TestAuditDiskIsFull",
 	}
 	seen := map[string]bool{}
 	for _, c := range parityCases(t) {

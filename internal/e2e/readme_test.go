@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -22,7 +23,12 @@ func TestReadme(t *testing.T) {
 		{"curl --request DELETE", "204 No Content"},
 		{"make build", ""},
 		{"TFE_TOKEN_FILE=", "TFE_TOKEN_FILE (--tfe-token-file): open /run/secrets/tfe-token"},
+		{"bin/teamtoken-server policy check", "ok: 1 rule"},
 		{"TFE_ADDRESS=", "TEAMTOKEN_TLS_KEY_FILE: open tls.crt"},
+	}
+	policy := regexp.MustCompile("(?s)```yaml\n(rules:.*?)```").FindStringSubmatch(readme)
+	if err := os.WriteFile(filepath.Join(r.dir, "policy.yaml"), []byte(policy[1]), 0o600); err != nil {
+		t.Fatal(err)
 	}
 	blocks := regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(readme, -1)
 	if len(blocks) != len(answers) {

@@ -21,6 +21,7 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -36,6 +37,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/audit"
 	"github.com/teamtoken/teamtoken/internal/simulator"
 )
 
@@ -63,7 +65,7 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	binary = filepath.Join(dir, "teamtoken")
+	binary = filepath.Join(dir, "teamtoken-server")
 	build := exec.Command("go", "build", "-race="+raced(), "-ldflags", "-X main.version=v0.0.0-test", "-o", binary, "../../cmd/server")
 	build.Stderr = os.Stderr
 	code := 1
@@ -170,23 +172,35 @@ func start(t *testing.T, s settings) *facade {
 	if f.tls != nil {
 		f.rest = "https://" + strings.Replace(strings.TrimPrefix(f.rest, "https://"), "127.0.0.1", "localhost", 1)
 	}
-	transport := &http.Transport{TLSClientConfig: f.tls, ForceAttemptHTTP2: true, MaxIdleConnsPerHost: 256}
-	f.http = &http.Client{
-		Transport:     &listening{transport, &f.answers},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
-	t.Cleanup(transport.CloseIdleConnections)
+	f.http = f.browser(t, f.tls)
 	f.conn = f.dial(t)
 	f.client = teamtokenv1.NewTeamTokenServiceClient(f.conn)
 	return f
 }
 
+// browser is one more client of the REST listener, nil for one in the clear.
+func (f *facade) browser(t *testing.T, config *tls.Config) *http.Client {
+	t.Helper()
+	transport := &http.Transport{TLSClientConfig: config, ForceAttemptHTTP2: true, MaxIdleConnsPerHost: 256}
+	t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{
+		Transport:     &listening{transport, &f.answers},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+}
+
 // dial opens one more connection to the gRPC listener.
 func (f *facade) dial(t *testing.T) *grpc.ClientConn {
 	t.Helper()
+	return f.dialAs(t, f.tls)
+}
+
+// dialAs opens one more connection to the gRPC listener, nil for one in the clear.
+func (f *facade) dialAs(t *testing.T, config *tls.Config) *grpc.ClientConn {
+	t.Helper()
 	creds := insecure.NewCredentials()
-	if f.tls != nil {
-		creds = credentials.NewTLS(f.tls)
+	if config != nil {
+		creds = credentials.NewTLS(config)
 	}
 	conn, err := grpc.NewClient(f.grpc, grpc.WithTransportCredentials(creds),
 		grpc.WithUnaryInterceptor(func(
@@ -315,43 +329,87 @@ type authority struct {
 	pool                      *x509.CertPool
 	caFile, certFile, keyFile string
 	pair                      tls.Certificate
+	ca                        *x509.Certificate
+	caKey                     *ecdsa.PrivateKey
 }
 
 func newAuthority(t *testing.T) *authority {
 	t.Helper()
-	a := &authority{pool: x509.NewCertPool()}
-	caKey := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
-	ca := &x509.Certificate{
+	a := &authority{pool: x509.NewCertPool(), caKey: must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))}
+	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test CA"}, IsCA: true, BasicConstraintsValid: true,
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageCertSign,
 	}
-	caDER := must(x509.CreateCertificate(rand.Reader, ca, ca, caKey.Public(), caKey))
-	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
-	leaf := &x509.Certificate{
-		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "localhost"},
-		DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		NotBefore: ca.NotBefore, NotAfter: ca.NotAfter, KeyUsage: x509.KeyUsageDigitalSignature,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}
-	leafDER := must(x509.CreateCertificate(rand.Reader, leaf, must(x509.ParseCertificate(caDER)), key.Public(), caKey))
-	write := func(name, kind string, der []byte) string {
-		file := filepath.Join(t.TempDir(), name)
-		if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return file
-	}
-	a.caFile = write("ca.pem", "CERTIFICATE", caDER)
-	a.certFile = write("cert.pem", "CERTIFICATE", leafDER)
-	a.keyFile = write("key.pem", "PRIVATE KEY", must(x509.MarshalPKCS8PrivateKey(key)))
-	a.pool.AddCert(must(x509.ParseCertificate(caDER)))
+	der := must(x509.CreateCertificate(rand.Reader, template, template, a.caKey.Public(), a.caKey))
+	a.ca = must(x509.ParseCertificate(der))
+	a.pool.AddCert(a.ca)
+	a.caFile = filepath.Join(t.TempDir(), "ca.pem")
+	writePEM(t, a.caFile, "CERTIFICATE", der)
+	a.certFile, a.keyFile = a.issue(t, func(leaf *x509.Certificate) {
+		leaf.DNSNames, leaf.IPAddresses = []string{"localhost"}, []net.IP{net.IPv4(127, 0, 0, 1)}
+	})
 	a.pair = must(tls.LoadX509KeyPair(a.certFile, a.keyFile))
 	return a
+}
+
+// issue makes one more certificate, for a server and a client, valid for as long
+// as the CA unless change says otherwise.
+func (a *authority) issue(t *testing.T, change func(leaf *x509.Certificate)) (certFile, keyFile string) {
+	t.Helper()
+	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
+	leaf := &x509.Certificate{
+		SerialNumber: must(rand.Int(rand.Reader, big.NewInt(1<<62))), Subject: pkix.Name{CommonName: "leaf"},
+		NotBefore: a.ca.NotBefore, NotAfter: a.ca.NotAfter, KeyUsage: x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}
+	change(leaf)
+	dir := t.TempDir()
+	certFile, keyFile = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	writePEM(t, certFile, "CERTIFICATE", must(x509.CreateCertificate(rand.Reader, leaf, a.ca, key.Public(), a.caKey)))
+	writePEM(t, keyFile, "PRIVATE KEY", must(x509.MarshalPKCS8PrivateKey(key)))
+	return certFile, keyFile
+}
+
+// holder issues a certificate for a client with these SANs, URIs and DNS names,
+// and returns what such a client needs.
+func (a *authority) holder(t *testing.T, sans ...string) *tls.Config {
+	t.Helper()
+	certFile, keyFile := a.issue(t, func(leaf *x509.Certificate) {
+		for _, san := range sans {
+			if strings.Contains(san, "://") {
+				leaf.URIs = append(leaf.URIs, must(url.Parse(san)))
+				continue
+			}
+			leaf.DNSNames = append(leaf.DNSNames, san)
+		}
+	})
+	client := a.client()
+	client.Certificates = []tls.Certificate{must(tls.LoadX509KeyPair(certFile, keyFile))}
+	return client
+}
+
+func writePEM(t *testing.T, file, kind string, der []byte) {
+	t.Helper()
+	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // client is what a client of a server of this authority needs.
 func (a *authority) client() *tls.Config {
 	return &tls.Config{RootCAs: a.pool, MinVersion: tls.VersionTLS12}
+}
+
+// audited are the lines of the audit log that the program wrote to standard output.
+func (f *facade) audited() []audit.Record {
+	var lines []audit.Record
+	for line := range strings.Lines(f.stdout.String()) {
+		var r audit.Record
+		if strings.HasPrefix(line, "{") && json.Unmarshal([]byte(line), &r) == nil && r.Event != "" {
+			lines = append(lines, r)
+		}
+	}
+	return lines
 }
 
 func must[T any](v T, err error) T {

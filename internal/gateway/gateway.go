@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"mime"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strings"
 
@@ -25,6 +26,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/caller"
 	"github.com/teamtoken/teamtoken/internal/reason"
 	"github.com/teamtoken/teamtoken/internal/requestid"
 )
@@ -105,7 +107,14 @@ func (f front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		f.errors.refuse(w, r, *p)
 		return
 	}
-	f.mux.ServeHTTP(w, r.WithContext(withRequest(r)))
+	f.mux.ServeHTTP(w, r.WithContext(caller.WithPresented(withRequest(r), presented(r))))
+}
+
+// presented is what the request brings that may tell who makes it: of its own
+// connection and headers, none of which reach the service as metadata.
+func presented(r *http.Request) caller.Presented {
+	peer, _ := netip.ParseAddrPort(r.RemoteAddr) // none of a listener that is no TCP
+	return caller.Presented{Surface: caller.REST, Peer: peer, TLS: r.TLS, Header: r.Header.Values}
 }
 
 // check reads the body, and returns what is wrong with the request, if anything.

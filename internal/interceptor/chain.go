@@ -1,13 +1,14 @@
 // Package interceptor is what every call passes before the service, in one
 // order, on both surfaces:
 //
-//	request id → metrics and log → recovery → shutdown → deadline → credential → message
+//	request id → metrics and log → audit of the outcome → recovery → shutdown → deadline →
+//	who calls → his share → message → may he → audit of the attempt → service
 //
-// Metrics and log stand outside recovery, so that a panic is counted. Shutdown
-// stands inside the log and before all work. The credential comes before the
-// message is looked at: who does not say who he is learns nothing of what is
-// wrong with his request. Only methods of the service's own descriptor pass:
-// health and reflection go by the side of it, and anything else is refused.
+// Metrics, log and audit stand outside recovery, so that a panic is counted and
+// written down, and so is every refusal. Who calls comes before the message is
+// looked at: who does not say who he is learns nothing of what is wrong with his
+// request. Only methods of the service's own descriptor pass: health and
+// reflection go by the side of it, and anything else is refused.
 package interceptor
 
 import (
@@ -22,34 +23,43 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/descriptorpb"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/audit"
+	"github.com/teamtoken/teamtoken/internal/caller"
+	"github.com/teamtoken/teamtoken/internal/policy"
 	"github.com/teamtoken/teamtoken/internal/reason"
 	"github.com/teamtoken/teamtoken/internal/requestid"
-	"github.com/teamtoken/teamtoken/internal/secret"
 	"github.com/teamtoken/teamtoken/internal/telemetry"
-	"github.com/teamtoken/teamtoken/internal/upstream"
 )
 
-// Options is what the chain needs; all but CallerCredentials must be set.
+// Options is what the chain needs; Log, Metrics, Audit and Timeout must be set.
 type Options struct {
 	Log     *slog.Logger
 	Metrics *telemetry.Metrics
+	Audit   *audit.Log
 	// Timeout is the deadline of a call that brings none, and the cap of others.
 	Timeout time.Duration
 	// CallerCredentials has each call bring its own credential for the upstream,
 	// as `authorization: Bearer`. Otherwise what a caller sends there is not read.
 	CallerCredentials bool
+	// Identify makes certain who calls, or refuses the call. Nil asks nobody.
+	Identify func(context.Context, caller.Presented) (caller.Caller, error)
+	// Policy decides what a caller may do. Nil allows everything.
+	Policy func() *policy.Policy
+	// CallsPerCaller bounds the calls that one caller, who is known, has under way;
+	// 0 has no bound.
+	CallsPerCaller int
 }
 
 // Chain is the interceptors and what they share.
 type Chain struct {
 	options  Options
 	methods  map[string]method
+	shares   shares
 	stopping atomic.Bool
 }
 
@@ -61,7 +71,7 @@ type method struct {
 
 // New returns the chain for the methods of service.
 func New(service protoreflect.ServiceDescriptor, o Options) *Chain {
-	c := &Chain{options: o, methods: make(map[string]method)}
+	c := &Chain{options: o, methods: make(map[string]method), shares: shares{limit: o.CallsPerCaller}}
 	for i := range service.Methods().Len() {
 		m := service.Methods().Get(i)
 		options, _ := m.Options().(*descriptorpb.MethodOptions)
@@ -86,12 +96,16 @@ func (c *Chain) Unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, 
 		return nil, status.Error(codes.Unimplemented, "unknown method")
 	}
 	start := time.Now()
-	ctx, id := identified(ctx)
-	resp, err := c.guarded(ctx, req, m, handler)
+	ctx, id := named(ctx)
+	from := presented(ctx)
+	ctx, k := c.begin(ctx, m, from)
+	resp, err := c.guarded(ctx, req, k, from, handler)
 	if err != nil {
 		err = c.failed(ctx, id, err)
 	}
-	c.finished(ctx, m, err, time.Since(start))
+	took := time.Since(start)
+	k.ended(resp, err, took)
+	c.finished(ctx, k, err, took)
 	return resp, err
 }
 
@@ -109,9 +123,9 @@ func besides(fullMethod string) bool {
 	return strings.HasPrefix(fullMethod, "/grpc.health.v1.") || strings.HasPrefix(fullMethod, "/grpc.reflection.")
 }
 
-// identified gives the call its request id, the caller's where that is
+// named gives the call its request id, the caller's where that is
 // well-formed, and sends it back as header and trailer.
-func identified(ctx context.Context) (context.Context, string) {
+func named(ctx context.Context) (context.Context, string) {
 	var id string
 	if sent := metadata.ValueFromIncomingContext(ctx, requestid.Header); len(sent) == 1 && requestid.Valid(sent[0]) {
 		id = sent[0]
@@ -125,7 +139,10 @@ func identified(ctx context.Context) (context.Context, string) {
 }
 
 // guarded runs the handler, or refuses the call.
-func (c *Chain) guarded(ctx context.Context, req any, m method, handler grpc.UnaryHandler) (resp any, err error) {
+func (c *Chain) guarded(
+	ctx context.Context, req any, k *call, from caller.Presented, handler grpc.UnaryHandler,
+) (resp any, err error) {
+	m := k.method
 	defer func() {
 		if p := recover(); p != nil {
 			resp, err = nil, reason.Panic(p, m.outcome(reason.Unknown))
@@ -136,17 +153,33 @@ func (c *Chain) guarded(ctx context.Context, req any, m method, handler grpc.Una
 	}
 	ctx, cancel := context.WithDeadline(ctx, deadline(ctx, c.options.Timeout))
 	defer cancel()
-	if c.options.CallerCredentials {
-		credential, ok := bearer(ctx)
+	ctx, who, err := c.identified(ctx, from)
+	if err != nil {
+		e := m.refused(teamtokenv1.ErrorReason_ERROR_REASON_CALLER_UNAUTHENTICATED)
+		e.Cause = err
+		return nil, e
+	}
+	k.madeBy(who)
+	if who.VerifiedBy != caller.Nobody {
+		giveBack, ok := c.shares.take(who.ID)
 		if !ok {
-			return nil, m.refused(teamtokenv1.ErrorReason_ERROR_REASON_CALLER_UNAUTHENTICATED)
+			e := m.refused(teamtokenv1.ErrorReason_ERROR_REASON_CALLER_QUOTA_EXCEEDED)
+			e.RetryAfter = shareRetry
+			return nil, e
 		}
-		ctx = upstream.WithCredential(ctx, credential)
+		defer giveBack()
 	}
 	if malformed(ctx) {
 		e := m.refused(teamtokenv1.ErrorReason_ERROR_REASON_INVALID_FIELD)
 		e.Violations = []reason.Violation{{Description: "the message is not a well-formed protobuf message of its type"}}
 		return nil, e
+	}
+	k.asked(req)
+	if err := k.may(); err != nil {
+		return nil, err
+	}
+	if err := k.attempt(ctx); err != nil {
+		return nil, err
 	}
 	return handler(ctx, req)
 }
@@ -172,26 +205,6 @@ func deadline(ctx context.Context, limit time.Duration) time.Time {
 		limit = min(limit, end.Sub(now))
 	}
 	return now.Add(limit - min(margin, limit/10))
-}
-
-// maxCredential is far over any bearer token of the upstream.
-const maxCredential = 4096
-
-// bearer is the one well-formed credential of the call, if there is one.
-func bearer(ctx context.Context) (secret.Text, bool) {
-	const scheme = "bearer "
-	sent := metadata.ValueFromIncomingContext(ctx, "authorization")
-	if len(sent) != 1 || len(sent[0]) <= len(scheme) || len(sent[0]) > maxCredential ||
-		!strings.EqualFold(sent[0][:len(scheme)], scheme) {
-		return secret.Text{}, false
-	}
-	token := sent[0][len(scheme):]
-	for i := range len(token) {
-		if token[i] <= ' ' || token[i] > '~' {
-			return secret.Text{}, false
-		}
-	}
-	return secret.New(token), true
 }
 
 // pushback tells gRPC clients that retry by themselves not to.
@@ -221,17 +234,18 @@ func (f *failure) Error() string              { return f.status.Err().Error() }
 func (f *failure) GRPCStatus() *status.Status { return f.status }
 
 // finished counts the call and logs it.
-func (c *Chain) finished(ctx context.Context, m method, err error, d time.Duration) {
+func (c *Chain) finished(ctx context.Context, k *call, err error, d time.Duration) {
 	code := status.Code(err)
-	c.options.Metrics.RPC(m.name, code, d)
+	c.options.Metrics.RPC(k.method.name, code, d)
 	level := levelOf(code)
 	if !c.options.Log.Enabled(ctx, level) {
 		return
 	}
-	attrs := make([]slog.Attr, 0, 8)
+	attrs := make([]slog.Attr, 0, 9)
 	attrs = append(attrs,
-		slog.String(telemetry.KeyMethod, m.name),
-		slog.String(telemetry.KeySurface, surface(ctx)),
+		slog.String(telemetry.KeyMethod, k.method.name),
+		slog.String(telemetry.KeySurface, k.record.Surface),
+		slog.String(telemetry.KeyCaller, k.caller.ID),
 		slog.String(telemetry.KeyCode, code.String()),
 		slog.Float64(telemetry.KeyDuration, d.Seconds()),
 	)
@@ -255,12 +269,4 @@ func levelOf(code codes.Code) slog.Level {
 	default:
 		return slog.LevelInfo
 	}
-}
-
-// surface is where the call came in: the gateway calls in process.
-func surface(ctx context.Context) string {
-	if p, ok := peer.FromContext(ctx); ok && p.Addr.Network() == "inproc" {
-		return "rest"
-	}
-	return "grpc"
 }

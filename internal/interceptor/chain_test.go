@@ -22,6 +22,7 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/audit"
 	"github.com/teamtoken/teamtoken/internal/interceptor"
 	"github.com/teamtoken/teamtoken/internal/reason"
 	"github.com/teamtoken/teamtoken/internal/requestid"
@@ -78,6 +79,7 @@ type rig struct {
 	chain   *interceptor.Chain
 	metrics *telemetry.Metrics
 	log     lines
+	audit   lines
 	conn    *grpc.ClientConn
 }
 
@@ -104,8 +106,13 @@ const timeout = 10 * time.Second
 func newRig(t *testing.T, callerCredentials bool, do func(context.Context) error) *rig {
 	t.Helper()
 	r := &rig{metrics: telemetry.NewMetrics("test")}
+	book, err := audit.Open(audit.Options{Destination: "-", Stdout: &r.audit, Stderr: &r.log, Working: func(bool, error) {}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = book.Close() })
 	r.chain = interceptor.New(descriptor, interceptor.Options{
-		Log: telemetry.NewLogger(&r.log, -4, false), Metrics: r.metrics, Timeout: timeout, CallerCredentials: callerCredentials,
+		Log: telemetry.NewLogger(&r.log, -4, false), Metrics: r.metrics, Audit: book, Timeout: timeout, CallerCredentials: callerCredentials,
 	})
 	server := grpc.NewServer(grpc.UnaryInterceptor(r.chain.Unary), grpc.StreamInterceptor(r.chain.Stream),
 		grpc.ForceServerCodecV2(interceptor.Codec()))

@@ -54,7 +54,7 @@ var table = map[teamtokenv1.ErrorReason]row{
 	},
 	teamtokenv1.ErrorReason_ERROR_REASON_CALLER_UNAUTHENTICATED: {
 		codes.Unauthenticated, http.StatusUnauthorized,
-		"The call carries no usable credential. Nothing was changed. Send one as `Authorization: Bearer`.",
+		"The call does not say in a way that can be believed who makes it. Nothing was changed. Call with an identity or a credential that this service takes.",
 	},
 	teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_UNREACHABLE: {
 		codes.Unavailable, http.StatusServiceUnavailable,
@@ -139,6 +139,18 @@ var table = map[teamtokenv1.ErrorReason]row{
 	teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_FEATURE_UNAVAILABLE: {
 		codes.Unimplemented, http.StatusNotImplemented,
 		"The upstream does not have this part of the API. Nothing was changed. Use a newer one, or a token without a description.",
+	},
+	teamtokenv1.ErrorReason_ERROR_REASON_CALLER_NOT_ALLOWED: {
+		codes.PermissionDenied, http.StatusForbidden,
+		"The service's policy does not allow this caller to do this. Nothing was changed. Ask its operators.",
+	},
+	teamtokenv1.ErrorReason_ERROR_REASON_CALLER_QUOTA_EXCEEDED: {
+		codes.ResourceExhausted, http.StatusTooManyRequests,
+		"The caller has too many calls under way. Nothing was changed. Retry after the time given.",
+	},
+	teamtokenv1.ErrorReason_ERROR_REASON_AUDIT_UNAVAILABLE: {
+		codes.Unavailable, http.StatusServiceUnavailable,
+		"The call could not be written to the audit log, so it was not made. Nothing was changed. Retry: another replica may be able to.",
 	},
 	teamtokenv1.ErrorReason_ERROR_REASON_INTERNAL: {
 		codes.Internal, http.StatusInternalServerError,

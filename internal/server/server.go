@@ -49,7 +49,10 @@ type Options struct {
 	// Metrics is served on the admin listener.
 	Metrics http.Handler
 	// MaxCall is the longest that a call can take.
-	MaxCall    time.Duration
+	MaxCall time.Duration
+	Limits  Limits
+	// Refused is called for each connection that is closed since there are too many.
+	Refused    func()
 	Reflection bool
 	Pprof      bool
 	Log        *slog.Logger
@@ -65,18 +68,23 @@ type Options struct {
 // Listener is an address and the setting that a user changes it by.
 type Listener struct{ Address, Setting string }
 
-// Limits of the connections.
+// Limits bound what a client can take; all must be set.
+type Limits struct {
+	Connections        int // of each of the gRPC and the REST listener
+	Streams            int // of one connection at a time
+	HeaderBytes        int
+	MessageBytes       int
+	HandshakeTimeout   time.Duration
+	ReadHeaderTimeout  time.Duration // of a REST request
+	ReadTimeout        time.Duration // of a REST request and its body, and of the message of a call
+	IdleTimeout        time.Duration
+	ConnectionAge      time.Duration // then the client connects anew, and finds replicas that came since
+	ConnectionAgeGrace time.Duration
+	PingInterval       time.Duration // the shortest of clients; by default grpc-go cuts off who pings within 5 minutes
+}
+
 const (
-	maxMessage        = 64 << 10 // bytes, far over any message of this API
-	maxHeader         = 32 << 10 // bytes
-	maxStreams        = 1000     // of one connection at a time
-	streamWorkers     = 64       // goroutines that are kept, which saves growing a new stack for each call
-	readHeaderTimeout = 5 * time.Second
-	readTimeout       = 15 * time.Second
-	idleTimeout       = 2 * time.Minute
-	handshakeTimeout  = 10 * time.Second
-	connectionAge     = 30 * time.Minute // then the client connects anew, and finds replicas that came since
-	pingInterval      = 5 * time.Second  // the shortest of clients; by default grpc-go cuts off who pings within 5 minutes
+	streamWorkers = 64 // goroutines that are kept, which saves growing a new stack for each call
 	// grace is how long calls under way are waited for when the server stops.
 	grace = 30 * time.Second
 	// answering is what of it is left for the last answers to get out.
@@ -108,20 +116,25 @@ func New(o Options) (*Server, error) {
 			return nil, fmt.Errorf("cannot listen on %s: %w; change %s, or stop what listens there", l.Address, err, l.Setting)
 		}
 	}
+	s.onGRPC = bounded(s.onGRPC, o.Limits.Connections, o.Refused)
+	s.onHTTP = bounded(s.onHTTP, o.Limits.Connections, o.Refused)
 	scheme := "http://"
 	options := []grpc.ServerOption{
 		grpc.UnaryInterceptor(o.Unary),
 		grpc.StreamInterceptor(o.Stream),
 		grpc.ForceServerCodecV2(o.Codec),
-		grpc.MaxRecvMsgSize(maxMessage),
-		grpc.MaxHeaderListSize(maxHeader),
-		grpc.MaxConcurrentStreams(maxStreams),
-		grpc.ConnectionTimeout(handshakeTimeout),
+		grpc.MaxRecvMsgSize(o.Limits.MessageBytes),
+		grpc.MaxHeaderListSize(uint32(o.Limits.HeaderBytes)), //nolint:gosec // settings are far from its end
+		grpc.MaxConcurrentStreams(uint32(o.Limits.Streams)),  //nolint:gosec // as above
+		grpc.ConnectionTimeout(o.Limits.HandshakeTimeout),
 		grpc.NumStreamWorkers(streamWorkers),
 		grpc.WaitForHandlers(true),
-		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionAge: connectionAge, MaxConnectionIdle: idleTimeout}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{
+			MaxConnectionAge: o.Limits.ConnectionAge, MaxConnectionAgeGrace: o.Limits.ConnectionAgeGrace,
+			MaxConnectionIdle: o.Limits.IdleTimeout,
+		}),
 		grpc.InTapHandle(o.bounded),
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: pingInterval, PermitWithoutStream: true}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: o.Limits.PingInterval, PermitWithoutStream: true}),
 	}
 	if o.TLS != nil {
 		scheme = "https://"
@@ -138,9 +151,9 @@ func New(o Options) (*Server, error) {
 	if o.Reflection {
 		reflection.Register(s.grpc)
 	}
-	s.http = s.newHTTP(o.REST, o.MaxCall+readTimeout)
+	s.http = s.newHTTP(o.REST, o.MaxCall+o.Limits.ReadTimeout)
 	s.http.TLSConfig = o.TLS
-	s.admin = s.newHTTP(s.adminHandler(), time.Minute+readTimeout) // a CPU profile takes 30 s
+	s.admin = s.newHTTP(s.adminHandler(), time.Minute+o.Limits.ReadTimeout) // a CPU profile takes 30 s
 	return s, nil
 }
 
@@ -151,7 +164,7 @@ func (o *Options) bounded(ctx context.Context, call *tap.Info) (context.Context,
 	if !strings.HasPrefix(call.FullMethodName, "/"+o.Service.ServiceName+"/") {
 		return ctx, nil
 	}
-	timed, cancel := context.WithTimeout(ctx, o.MaxCall+readTimeout) //nolint:gosec // ctx ends with the stream, and this with it
+	timed, cancel := context.WithTimeout(ctx, o.MaxCall+o.Limits.ReadTimeout) //nolint:gosec // ctx ends with the stream, and this with it
 	_ = cancel
 	return timed, nil
 }
@@ -159,11 +172,12 @@ func (o *Options) bounded(ctx context.Context, call *tap.Info) (context.Context,
 func (s *Server) newHTTP(h http.Handler, write time.Duration) *http.Server {
 	return &http.Server{
 		Handler:           h,
-		ReadHeaderTimeout: readHeaderTimeout,
-		ReadTimeout:       readTimeout,
+		ReadHeaderTimeout: s.options.Limits.ReadHeaderTimeout,
+		ReadTimeout:       s.options.Limits.ReadTimeout,
 		WriteTimeout:      write,
-		IdleTimeout:       idleTimeout,
-		MaxHeaderBytes:    maxHeader,
+		IdleTimeout:       s.options.Limits.IdleTimeout,
+		MaxHeaderBytes:    s.options.Limits.HeaderBytes,
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: s.options.Limits.Streams},
 		ErrorLog:          slog.NewLogLogger(s.options.Log.Handler(), slog.LevelDebug),
 	}
 }
@@ -215,6 +229,17 @@ func serveHTTP(h *http.Server, l net.Listener) error {
 		return nil
 	}
 	return err
+}
+
+// SetServing turns the server ready or not ready, for as long as it runs: who
+// calls it all the same is still answered.
+func (s *Server) SetServing(yes bool) {
+	status := grpc_health_v1.HealthCheckResponse_SERVING
+	if !yes {
+		status = grpc_health_v1.HealthCheckResponse_NOT_SERVING
+	}
+	s.health.SetServingStatus("", status)
+	s.health.SetServingStatus(s.options.Service.ServiceName, status)
 }
 
 func (s *Server) stop() {

@@ -3,28 +3,70 @@ package server
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 )
 
-// TLS returns a configuration that asks for the certificate, and if clientCAs is
-// not nil for the CAs that clients' certificates must come from, anew for each
-// handshake: both may be rotated while the server runs.
-func TLS(certificate func() *tls.Certificate, clientCAs func() *x509.CertPool) *tls.Config {
+// suites are those of TLS 1.2 that keep secrets and detect every change (AEAD),
+// with keys that no later theft opens. Those of TLS 1.3 all do.
+var suites = []uint16{
+	tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+	tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+	tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+	tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+}
+
+// Identity is what the listeners' TLS is made of. All of it is asked for anew at
+// each handshake, so that it can be rotated while the server runs.
+type Identity struct {
+	Certificate func() (*tls.Certificate, error)
+	// ClientCAs are those that clients' certificates must come from. Nil asks for no
+	// certificate, unless there is Verify.
+	ClientCAs func() *x509.CertPool
+	// Verify checks clients' certificates in place of ClientCAs.
+	Verify func(raw [][]byte, _ [][]*x509.Certificate) error
+	// Optional lets in clients without a certificate.
+	Optional bool
+}
+
+// TLS returns the listeners' configuration.
+func TLS(id Identity) *tls.Config {
 	base := &tls.Config{
-		MinVersion: tls.VersionTLS12,
-		NextProtos: []string{"h2", "http/1.1"},
+		MinVersion:   tls.VersionTLS12,
+		CipherSuites: suites,
+		NextProtos:   []string{"h2", "http/1.1"},
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-			return certificate(), nil
+			return id.Certificate()
 		},
 	}
-	if clientCAs == nil {
-		return base
+	switch {
+	case id.Verify != nil:
+		base.ClientAuth = tls.RequireAnyClientCert
+		if id.Optional {
+			base.ClientAuth = tls.RequestClientCert
+		}
+		// Asked of each full handshake alone, so there must be no other.
+		base.SessionTicketsDisabled = true
+		base.VerifyPeerCertificate = func(raw [][]byte, chains [][]*x509.Certificate) error {
+			if len(raw) == 0 && id.Optional {
+				return nil
+			}
+			if len(raw) == 0 {
+				return errors.New("no client certificate")
+			}
+			return id.Verify(raw, chains)
+		}
+	case id.ClientCAs != nil:
+		base.ClientAuth = tls.RequireAndVerifyClientCert
+		if id.Optional {
+			base.ClientAuth = tls.VerifyClientCertIfGiven
+		}
+		outer := base.Clone()
+		outer.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
+			inner := base.Clone()
+			inner.ClientCAs = id.ClientCAs()
+			return inner, nil
+		}
+		return outer
 	}
-	base.ClientAuth = tls.RequireAndVerifyClientCert
-	outer := base.Clone()
-	outer.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
-		inner := base.Clone()
-		inner.ClientCAs = clientCAs()
-		return inner, nil
-	}
-	return outer
+	return base
 }

@@ -84,7 +84,7 @@ func fly[T any](
 			done <- result{value, err}
 			return
 		}
-		s.landedLate(ctx, what, err)
+		s.landedLate(ctx, what, value, err)
 	})
 	select {
 	case r := <-done:
@@ -120,7 +120,8 @@ func recovered[T any](ctx context.Context, carryOut func(context.Context) (*T, e
 }
 
 // landedLate writes down what became of a change whose caller had left.
-func (s *Service) landedLate(ctx context.Context, what change, err error) {
+func (s *Service) landedLate(ctx context.Context, what change, resp any, err error) {
+	s.options.Late(ctx, resp, err)
 	attrs := []slog.Attr{slog.String(telemetry.KeyMethod, what.method), slog.String(telemetry.KeySubject, what.subject)}
 	message := "a change was carried out after its caller had left"
 	if err != nil {

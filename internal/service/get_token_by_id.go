@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"errors"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
 	"github.com/teamtoken/teamtoken/internal/upstream"
@@ -25,7 +26,8 @@ func (s *Service) GetTokenByID(
 
 // teamOf reads a token, and the team that it belongs to. The token of a user or
 // an organization is not found, and neither is one under another id than its
-// own: the upstream takes a team's id for that of its token.
+// own: the upstream takes a team's id for that of its token. Nor is one of a team
+// that the caller may not touch: he is not told that it is there.
 func (s *Service) teamOf(ctx context.Context, id upstream.TokenID, kind callKind) (upstream.Token, upstream.TeamID, error) {
 	token, err := s.upstream.ReadTokenByID(ctx, id)
 	if err != nil {
@@ -35,5 +37,10 @@ func (s *Service) teamOf(ctx context.Context, id upstream.TokenID, kind callKind
 	if err != nil || token.ID != id.String() {
 		return upstream.Token{}, upstream.TeamID{}, kind.notFound(err)
 	}
+	if !s.options.MayTouch(ctx, team.String()) {
+		return upstream.Token{}, upstream.TeamID{}, kind.notFound(errNotCallers)
+	}
 	return token, team, nil
 }
+
+var errNotCallers = errors.New("the token is of a team that the caller may not touch")

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/caller"
 	"github.com/teamtoken/teamtoken/internal/reason"
 	"github.com/teamtoken/teamtoken/internal/secret"
 	"github.com/teamtoken/teamtoken/internal/upstream"
@@ -24,9 +25,10 @@ type records struct {
 
 // recordKey holds the caller, so that nobody is given another's answer.
 type recordKey struct {
-	caller    [sha256.Size]byte // of the caller's own credential; zero where callers bring none
-	message   protoreflect.FullName
-	requestID string
+	caller     string
+	credential [sha256.Size]byte // of the caller's own; zero where callers bring none
+	message    protoreflect.FullName
+	requestID  string
 }
 
 type record struct {
@@ -62,9 +64,11 @@ func (s *Service) once(
 	if req.GetRequestId() == "" {
 		return issue()
 	}
-	key := recordKey{message: req.ProtoReflect().Descriptor().FullName(), requestID: req.GetRequestId()}
+	key := recordKey{
+		caller: caller.FromContext(ctx).ID, message: req.ProtoReflect().Descriptor().FullName(), requestID: req.GetRequestId(),
+	}
 	if credential, ok := upstream.CredentialFrom(ctx); ok {
-		key.caller = sha256.Sum256([]byte(credential.Reveal()))
+		key.credential = sha256.Sum256([]byte(credential.Reveal()))
 	}
 	message, err := proto.MarshalOptions{Deterministic: true}.Marshal(req)
 	if err != nil { // only of a message with invalid UTF-8, which none is that was decoded

@@ -24,13 +24,19 @@ type Upstream interface {
 	ListTokens(ctx context.Context, organization upstream.Organization, l upstream.List) (upstream.Page, error)
 }
 
-// Options are the service's own limits; the zero value has none.
+// Options are the service's own limits, and whom it tells; the zero value has none.
 type Options struct {
 	// MaxTokenTTL caps the life that a token may be asked for, and is asked for
 	// where the caller and DefaultTokenTTL say nothing.
 	MaxTokenTTL time.Duration
 	// DefaultTokenTTL is asked for where the caller says nothing.
 	DefaultTokenTTL time.Duration
+	// MayTouch, if set, is asked once the team of a token is known that a call names
+	// by its id: such a call comes here before anybody could ask.
+	MayTouch func(ctx context.Context, team string) bool
+	// Late, if set, is told what became of a change that ended after its caller had
+	// been answered: its response, or its error.
+	Late func(ctx context.Context, resp any, err error)
 }
 
 // Service implements TeamTokenService. It is safe for concurrent use.
@@ -47,6 +53,12 @@ type Service struct {
 
 // New returns a service in front of u, which logs to log what no caller is told.
 func New(u Upstream, o Options, log *slog.Logger) *Service {
+	if o.MayTouch == nil {
+		o.MayTouch = func(context.Context, string) bool { return true }
+	}
+	if o.Late == nil {
+		o.Late = func(context.Context, any, error) {}
+	}
 	return &Service{upstream: u, options: o, log: log, flights: newFlights()}
 }
 

@@ -20,6 +20,9 @@ type Metrics struct {
 	registry *prometheus.Registry
 	rpc      observers[rpcLabels]
 	upstream observers[upstreamLabels]
+	reloads  *prometheus.CounterVec
+	audit    prometheus.Gauge
+	refused  prometheus.Counter
 }
 
 type rpcLabels struct {
@@ -37,18 +40,28 @@ func NewMetrics(version string) *Metrics {
 	upstream := prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name: MetricUpstream, Help: "Duration of requests to the upstream, by operation and result.", Buckets: buckets,
 	}, []string{"operation", "result"})
+	reloads := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: MetricReloads, Help: "Changed files of settings, by what became of them: a failed one leaves the last good one in use.",
+	}, []string{"setting", "result"})
+	audit := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: MetricAudit, Help: "1 while the audit log can be written: while it can't, calls are refused.",
+	})
+	audit.Set(1)
+	refused := prometheus.NewCounter(prometheus.CounterOpts{
+		Name: MetricRefused, Help: "Connections that were closed because there were too many.",
+	})
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: MetricBuild, Help: "1, labelled with what this program was built from.",
 		ConstLabels: prometheus.Labels{"version": version, "go": runtime.Version()},
 	})
 	build.Set(1)
 
-	m := &Metrics{registry: prometheus.NewRegistry()}
+	m := &Metrics{registry: prometheus.NewRegistry(), reloads: reloads, audit: audit, refused: refused}
 	m.rpc.find = func(l rpcLabels) prometheus.Observer { return rpc.WithLabelValues(l.method, l.code.String()) }
 	m.upstream.find = func(l upstreamLabels) prometheus.Observer {
 		return upstream.WithLabelValues(l.operation, l.result)
 	}
-	m.registry.MustRegister(rpc, upstream, build,
+	m.registry.MustRegister(rpc, upstream, reloads, audit, refused, build,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -62,6 +75,27 @@ func (m *Metrics) RPC(method string, code codes.Code, d time.Duration) {
 func (m *Metrics) Upstream(operation, result string, d time.Duration) {
 	m.upstream.of(upstreamLabels{operation, result}).Observe(d.Seconds())
 }
+
+// Reload counts a change of the files of a setting.
+func (m *Metrics) Reload(setting string, ok bool) {
+	result := "ok"
+	if !ok {
+		result = "failed"
+	}
+	m.reloads.WithLabelValues(setting, result).Inc()
+}
+
+// Audit tells whether the audit log can be written.
+func (m *Metrics) Audit(working bool) {
+	if working {
+		m.audit.Set(1)
+		return
+	}
+	m.audit.Set(0)
+}
+
+// ConnectionRefused counts a connection that was closed because there were too many.
+func (m *Metrics) ConnectionRefused() { m.refused.Inc() }
 
 // Handler serves the metrics.
 func (m *Metrics) Handler() http.Handler {

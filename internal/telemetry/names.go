@@ -7,6 +7,7 @@ const (
 	KeyRequestID = "request_id"
 	KeyMethod    = "method"
 	KeySurface   = "surface"
+	KeyCaller    = "caller"
 	KeyCode      = "code"
 	KeyReason    = "reason"
 	KeyOutcome   = "outcome"
@@ -23,6 +24,12 @@ const (
 	MetricRPC = "teamtoken_rpc_duration_seconds"
 	// MetricUpstream is a histogram of seconds by `operation` and `result`.
 	MetricUpstream = "teamtoken_upstream_request_duration_seconds"
+	// MetricReloads counts by `setting` and `result`, which is ok or failed.
+	MetricReloads = "teamtoken_reloads_total"
+	// MetricAudit is 1 while the audit log can be written, and 0 while it can't.
+	MetricAudit = "teamtoken_audit_working"
+	// MetricRefused counts connections over the limit.
+	MetricRefused = "teamtoken_connections_refused_total"
 	// MetricBuild is 1, by `version` and `go`.
 	MetricBuild = "teamtoken_build_info"
 )

@@ -35,8 +35,8 @@ type Options struct {
 	Timeout time.Duration
 	// UserAgent names this program and its version.
 	UserAgent string
-	// Observe, if set, is told of every request that ended.
-	Observe func(Attempt)
+	// Observe, if set, is told of every request that ended, with its call's context.
+	Observe func(context.Context, Attempt)
 }
 
 // Credential is a bearer secret that may be rotated while it is in use.
@@ -52,6 +52,7 @@ type Credential interface {
 type Attempt struct {
 	Operation string        // what was asked for, `generate` for example
 	Result    string        // `ok`, or the name of a Kind
+	RequestID string        // the upstream's id of it, if it gave a well-formed one
 	Duration  time.Duration // from before the connection to after the answer
 }
 
@@ -68,7 +69,7 @@ func New(o Options) (*Client, error) {
 		return nil, fmt.Errorf("upstream address %q is not of the form https://HOST", o.Address)
 	}
 	if o.Observe == nil {
-		o.Observe = func(Attempt) {}
+		o.Observe = func(context.Context, Attempt) {}
 	}
 	return &Client{options: o, base: url.URL{Scheme: base.Scheme, Host: base.Host}}, nil
 }
@@ -306,11 +307,11 @@ func jitter(wait time.Duration) time.Duration {
 func (c *Client) attempt(ctx context.Context, r request, credential secret.Text) (answer, *Error) {
 	start := time.Now()
 	a, err := c.exchange(ctx, r, credential)
-	result := "ok"
+	ended := Attempt{Operation: r.operation, Result: "ok", RequestID: a.requestID, Duration: time.Since(start)}
 	if err != nil {
-		result = err.Kind.String()
+		ended.Result, ended.RequestID = err.Kind.String(), err.RequestID
 	}
-	c.options.Observe(Attempt{Operation: r.operation, Result: result, Duration: time.Since(start)})
+	c.options.Observe(ctx, ended)
 	return a, err
 }
 

@@ -99,6 +99,15 @@ const (
 	// UNIMPLEMENTED. The upstream is too old for this call, or another server of
 	// its API without it.
 	ErrorReason_ERROR_REASON_UPSTREAM_FEATURE_UNAVAILABLE ErrorReason = 24
+	// PERMISSION_DENIED. The service's policy does not let the caller do this. The
+	// upstream was not called.
+	ErrorReason_ERROR_REASON_CALLER_NOT_ALLOWED ErrorReason = 25
+	// RESOURCE_EXHAUSTED. The caller has as many calls under way as it may. The
+	// upstream was not called; `google.rpc.RetryInfo` says when to try again.
+	ErrorReason_ERROR_REASON_CALLER_QUOTA_EXCEEDED ErrorReason = 26
+	// UNAVAILABLE. The attempt could not be written to the audit log, so that it was
+	// not made. Retry: another replica may be able to.
+	ErrorReason_ERROR_REASON_AUDIT_UNAVAILABLE ErrorReason = 27
 )
 
 // Enum value maps for ErrorReason.
@@ -129,6 +138,9 @@ var (
 		22: "ERROR_REASON_ORGANIZATION_NOT_FOUND_OR_FORBIDDEN",
 		23: "ERROR_REASON_DESCRIPTION_TAKEN",
 		24: "ERROR_REASON_UPSTREAM_FEATURE_UNAVAILABLE",
+		25: "ERROR_REASON_CALLER_NOT_ALLOWED",
+		26: "ERROR_REASON_CALLER_QUOTA_EXCEEDED",
+		27: "ERROR_REASON_AUDIT_UNAVAILABLE",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":                         0,
@@ -156,6 +168,9 @@ var (
 		"ERROR_REASON_ORGANIZATION_NOT_FOUND_OR_FORBIDDEN": 22,
 		"ERROR_REASON_DESCRIPTION_TAKEN":                   23,
 		"ERROR_REASON_UPSTREAM_FEATURE_UNAVAILABLE":        24,
+		"ERROR_REASON_CALLER_NOT_ALLOWED":                  25,
+		"ERROR_REASON_CALLER_QUOTA_EXCEEDED":               26,
+		"ERROR_REASON_AUDIT_UNAVAILABLE":                   27,
 	}
 )
 
@@ -249,7 +264,7 @@ var File_teamtoken_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_teamtoken_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"\x1fteamtoken/v1/error_reason.proto\x12\fteamtoken.v1*\xd2\a\n" +
+	"\x1fteamtoken/v1/error_reason.proto\x12\fteamtoken.v1*\xc3\b\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aERROR_REASON_INVALID_FIELD\x10\x01\x12'\n" +
@@ -276,7 +291,10 @@ const file_teamtoken_v1_error_reason_proto_rawDesc = "" +
 	")ERROR_REASON_TOKEN_NOT_FOUND_OR_FORBIDDEN\x10\x15\x124\n" +
 	"0ERROR_REASON_ORGANIZATION_NOT_FOUND_OR_FORBIDDEN\x10\x16\x12\"\n" +
 	"\x1eERROR_REASON_DESCRIPTION_TAKEN\x10\x17\x12-\n" +
-	")ERROR_REASON_UPSTREAM_FEATURE_UNAVAILABLE\x10\x18*q\n" +
+	")ERROR_REASON_UPSTREAM_FEATURE_UNAVAILABLE\x10\x18\x12#\n" +
+	"\x1fERROR_REASON_CALLER_NOT_ALLOWED\x10\x19\x12&\n" +
+	"\"ERROR_REASON_CALLER_QUOTA_EXCEEDED\x10\x1a\x12\"\n" +
+	"\x1eERROR_REASON_AUDIT_UNAVAILABLE\x10\x1b*q\n" +
 	"\aOutcome\x12\x17\n" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13OUTCOME_NOT_APPLIED\x10\x01\x12\x1f\n" +

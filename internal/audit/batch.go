@@ -1,0 +1,247 @@
+package audit
+
+import (
+	"runtime"
+	"sync"
+	"time"
+)
+
+// batch is what is written at once. Who has a line in it waits for done, and then
+// reads err.
+type batch struct {
+	text    []byte
+	lines   []lineInfo
+	results int // lines that go to standard error if they can't be written
+	born    time.Time
+	done    chan struct{}
+	over    bool // done is closed
+	err     error
+}
+
+// memory is that of a batch, to be used again.
+type memory struct {
+	text  []byte
+	lines []lineInfo
+}
+
+// lineInfo is what is known of a line without reading it.
+type lineInfo struct {
+	size  int
+	event string
+	time  time.Time
+}
+
+// line is one that is encoded.
+type line struct {
+	lineInfo
+	text []byte
+}
+
+var lines = sync.Pool{New: func() any { return &line{text: make([]byte, 0, 1<<10)} }}
+
+// encode makes a line of r, to be freed.
+func encode(r *Record) *line {
+	l := lines.Get().(*line)
+	at := *r
+	if at.Time.IsZero() {
+		at.Time = time.Now()
+	}
+	l.text = append(at.append(l.text[:0]), '\n')
+	l.lineInfo = lineInfo{size: len(l.text), event: at.Event, time: at.Time}
+	return l
+}
+
+func (l *line) free() { lines.Put(l) }
+
+// put appends a line to what is pending. An error is returned at once: that there
+// is no room, or that others are trying already whether lines can be written again.
+func (l *Log) put(line *line) (*batch, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	err := l.refuses(line)
+	if err != nil {
+		if line.event != EventAttempt {
+			l.lost++
+		}
+		return nil, err
+	}
+	b := l.pending
+	if b == nil {
+		b = &batch{born: time.Now(), done: make(chan struct{})}
+		if n := len(l.spare); n > 0 {
+			b.text, b.lines = l.spare[n-1].text[:0], l.spare[n-1].lines[:0]
+			l.spare = l.spare[:n-1]
+		}
+		l.pending = b
+		if !l.watched {
+			l.watched = true
+			l.watch.Reset(patience)
+		}
+		l.signal()
+	}
+	b.text = append(b.text, line.text...)
+	b.lines = append(b.lines, line.lineInfo)
+	if line.event != EventAttempt {
+		b.results++
+	}
+	return b, nil
+}
+
+// refuses says why a line can't be pending.
+func (l *Log) refuses(line *line) error {
+	switch {
+	case l.closed:
+		return errClosed
+	case l.broken && l.writing != nil:
+		return l.cause
+	case l.pending != nil && len(l.pending.text)+line.size > maxPending:
+		l.fail(errFull)
+		return errFull
+	}
+	return nil
+}
+
+// write writes what is pending until the log is closed and nothing is.
+func (l *Log) write() {
+	defer close(l.ended)
+	probe := time.NewTicker(probeInterval)
+	defer probe.Stop()
+	for {
+		select {
+		case <-l.wake:
+			runtime.Gosched() // so that whoever is about to put a line is in time for this write: a third less CPU under load
+		case <-probe.C:
+		}
+		for l.writeOnce() {
+		}
+		l.mu.Lock()
+		end, s := l.closed && l.pending == nil, l.sink
+		l.mu.Unlock()
+		if end {
+			l.watch.Stop()
+			_ = s.close()
+			return
+		}
+	}
+}
+
+// writeOnce writes what is pending, and reports whether there is more to write. If
+// lines could not be written before, then it first writes that they can, even if
+// nothing is pending: so each time that they can again is in the log.
+func (l *Log) writeOnce() (more bool) {
+	l.using <- struct{}{}
+	l.mu.Lock()
+	b, s := l.pending, l.sink
+	l.pending = nil
+	told, resuming := l.lost, l.broken || l.lost > 0
+	if b == nil {
+		if !resuming {
+			l.mu.Unlock()
+			<-l.using
+			return false
+		}
+		b = &batch{over: true}
+	}
+	l.writing = b
+	l.mu.Unlock()
+
+	text, infos := b.text, b.lines
+	if resuming {
+		first := encode(&Record{Event: EventResumed, Lost: told})
+		text = append(first.text, text...)
+		infos = append([]lineInfo{first.lineInfo}, infos...)
+	}
+	err := s.write(text, infos)
+	<-l.using
+
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.writing = nil
+	l.end(b, err)
+	if size := cap(b.text); size > 0 && size <= maxPending/4 && len(l.spare) < 2 { // one is written, one is pending
+		l.spare = append(l.spare, memory{b.text, b.lines})
+	}
+	switch {
+	case err != nil:
+		l.fail(err)
+	case resuming:
+		l.lost -= told
+		l.resume()
+	}
+	return l.pending != nil
+}
+
+// end tells who waits for b what became of it, once.
+func (l *Log) end(b *batch, err error) {
+	if b == nil || b.over {
+		return
+	}
+	b.over, b.err = true, err
+	if err != nil {
+		l.lost += b.results
+	}
+	close(b.done)
+}
+
+// overdue ends the wait for what was not written in time.
+func (l *Log) overdue() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.watched = false
+	for _, b := range []*batch{l.writing, l.pending} {
+		if b == nil || b.over {
+			continue
+		}
+		left := patience - time.Since(b.born)
+		if left > 0 {
+			l.watched = true
+			l.watch.Reset(left)
+			return
+		}
+		l.fail(errBlocked)
+		l.end(b, errBlocked)
+	}
+}
+
+// fail notes that lines can't be written.
+func (l *Log) fail(err error) {
+	l.cause = err
+	if !l.broken {
+		l.broken = true
+		l.tell(change{false, err})
+	}
+}
+
+// resume notes that lines can be written.
+func (l *Log) resume() {
+	if l.broken {
+		l.broken, l.cause = false, nil
+		l.tell(change{true, nil})
+	}
+}
+
+// tell tells Working of c, after what it was not told yet.
+func (l *Log) tell(c change) {
+	if l.options.Working == nil {
+		return
+	}
+	l.changes = append(l.changes, c)
+	if l.telling {
+		return
+	}
+	l.telling = true
+	l.tellers.Go(func() {
+		for {
+			l.mu.Lock()
+			if len(l.changes) == 0 {
+				l.telling = false
+				l.mu.Unlock()
+				return
+			}
+			next := l.changes[0]
+			l.changes = l.changes[1:]
+			l.mu.Unlock()
+			l.options.Working(next.ok, next.err)
+		}
+	})
+}

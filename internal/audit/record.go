@@ -1,0 +1,175 @@
+package audit
+
+import (
+	"encoding/json"
+	"math"
+	"strconv"
+	"time"
+	"unicode"
+	"unicode/utf16"
+	"unicode/utf8"
+)
+
+// The events, by which a line says what it tells.
+const (
+	// EventAttempt: the call is allowed so far, and nothing was done yet.
+	EventAttempt = "attempt"
+	// EventOutcome: how an attempt ended.
+	EventOutcome = "outcome"
+	// EventRefusal: the call was refused by this service. It is the only line of a
+	// call that was refused at once, and stands in place of the outcome otherwise.
+	EventRefusal = "refusal"
+	// EventLate: what became of a change whose caller had been answered before.
+	EventLate = "late"
+	// EventResumed: lines can be written again. It belongs to no call.
+	EventResumed = "resumed"
+)
+
+// Record is one line. What is empty is left out of it. There is no place in it for
+// a secret, and nothing that a caller sent is in it but what is named here.
+//
+// The names and meanings of what is in a line do not change; there may be more.
+type Record struct {
+	Time              time.Time     `json:"time"` // now, if it is zero
+	Event             string        `json:"event"`
+	CallID            string        `json:"call_id"`    // of this call, by which its lines belong together
+	RequestID         string        `json:"request_id"` // as the caller was given it, who may have chosen it
+	Caller            string        `json:"caller"`
+	VerifiedBy        string        `json:"verified_by"`
+	Peer              string        `json:"peer"`    // IP:PORT
+	Surface           string        `json:"surface"` // grpc, rest
+	Method            string        `json:"method"`
+	Team              string        `json:"team"`
+	Organization      string        `json:"organization"`
+	TokenID           string        `json:"token_id"`
+	ExpectedTokenID   string        `json:"expected_token_id"`
+	IdempotencyKey    string        `json:"idempotency_key"` // the request's own request_id
+	Decision          string        `json:"decision"`        // allow, deny, pending
+	Rule              string        `json:"rule"`
+	UpstreamRequestID string        `json:"upstream_request_id"` // the last one
+	Code              string        `json:"code"`                // as gRPC names it
+	Reason            string        `json:"reason"`
+	Outcome           string        `json:"outcome"`
+	Duration          time.Duration `json:"-"`    // duration_seconds
+	Lost              int           `json:"lost"` // lines that went to standard error, of EventResumed
+}
+
+const (
+	maxRunes = 256 // of one string
+	cut      = "…" // stands after those of a longer one
+)
+
+// append writes r as a line's JSON, without its end.
+func (r *Record) append(b []byte) []byte {
+	b = append(b, `{"time":"`...)
+	b = appendTime(b, r.Time)
+	b = append(b, '"')
+	b = appendString(b, `,"event":`, r.Event)
+	b = appendString(b, `,"call_id":`, r.CallID)
+	b = appendString(b, `,"request_id":`, r.RequestID)
+	b = appendString(b, `,"caller":`, r.Caller)
+	b = appendString(b, `,"verified_by":`, r.VerifiedBy)
+	b = appendString(b, `,"peer":`, r.Peer)
+	b = appendString(b, `,"surface":`, r.Surface)
+	b = appendString(b, `,"method":`, r.Method)
+	b = appendString(b, `,"team":`, r.Team)
+	b = appendString(b, `,"organization":`, r.Organization)
+	b = appendString(b, `,"token_id":`, r.TokenID)
+	b = appendString(b, `,"expected_token_id":`, r.ExpectedTokenID)
+	b = appendString(b, `,"idempotency_key":`, r.IdempotencyKey)
+	b = appendString(b, `,"decision":`, r.Decision)
+	b = appendString(b, `,"rule":`, r.Rule)
+	b = appendString(b, `,"upstream_request_id":`, r.UpstreamRequestID)
+	b = appendString(b, `,"code":`, r.Code)
+	b = appendString(b, `,"reason":`, r.Reason)
+	b = appendString(b, `,"outcome":`, r.Outcome)
+	if r.Duration != 0 {
+		b = append(b, `,"duration_seconds":`...)
+		b = strconv.AppendFloat(b, r.Duration.Seconds(), 'f', -1, 64)
+	}
+	if r.Lost != 0 {
+		b = append(b, `,"lost":`...)
+		b = strconv.AppendInt(b, int64(r.Lost), 10)
+	}
+	return append(b, '}')
+}
+
+// appendTime writes t as RFC 3339, in a fixed width, so that times sort as strings.
+func appendTime(b []byte, t time.Time) []byte {
+	b = t.UTC().AppendFormat(b, time.RFC3339) // for which package time is quick
+	b[len(b)-1] = '.'                         // in place of the Z
+	n := t.Nanosecond()
+	for unit := int(time.Second) / 10; unit > 0; unit /= 10 {
+		b = append(b, byte('0'+n/unit%10))
+	}
+	return append(b, 'Z')
+}
+
+// appendString writes key and s, or nothing if s is empty. What does not print is
+// escaped, so that a caller's text can neither end a line nor steer a terminal.
+func appendString(b []byte, key, s string) []byte {
+	if s == "" {
+		return b
+	}
+	b = append(b, key...)
+	b = append(b, '"')
+	if len(s) <= maxRunes && isPlain(s) {
+		b = append(b, s...)
+		return append(b, '"')
+	}
+	runes := 0
+	for _, c := range s { // U+FFFD for each byte that is no UTF-8
+		if runes++; runes > maxRunes {
+			b = append(b, cut...)
+			break
+		}
+		if c == '"' || c == '\\' || !unicode.IsPrint(c) {
+			b = appendEscaped(b, c)
+			continue
+		}
+		b = utf8.AppendRune(b, c)
+	}
+	return append(b, '"')
+}
+
+// isPlain reports whether s is printable ASCII with nothing to escape, as most is.
+func isPlain(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
+			return false
+		}
+	}
+	return true
+}
+
+func appendEscaped(b []byte, c rune) []byte {
+	if c == '"' || c == '\\' {
+		return append(b, '\\', byte(c))
+	}
+	if high, low := utf16.EncodeRune(c); high != unicode.ReplacementChar {
+		return appendUnit(appendUnit(b, high), low)
+	}
+	return appendUnit(b, c)
+}
+
+func appendUnit(b []byte, c rune) []byte {
+	const hex = "0123456789abcdef"
+	return append(b, '\\', 'u', hex[c>>12&0xf], hex[c>>8&0xf], hex[c>>4&0xf], hex[c&0xf])
+}
+
+// MarshalJSON is the line that the log writes of r.
+func (r *Record) MarshalJSON() ([]byte, error) { return r.append(nil), nil }
+
+// UnmarshalJSON reads a line of the log.
+func (r *Record) UnmarshalJSON(b []byte) error {
+	type fields Record
+	line := struct {
+		*fields
+		Seconds float64 `json:"duration_seconds"`
+	}{fields: (*fields)(r)}
+	if err := json.Unmarshal(b, &line); err != nil {
+		return err
+	}
+	r.Duration = time.Duration(math.Round(line.Seconds * float64(time.Second)))
+	return nil
+}

@@ -1,0 +1,128 @@
+package config
+
+import (
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+)
+
+// What Mesh can be.
+const (
+	NoMesh  = "none"
+	Envoy   = "envoy"
+	Linkerd = "linkerd"
+)
+
+// MutualTLS reports whether clients have certificates.
+func (c *Config) MutualTLS() bool { return c.TLSClientCAFile != "" || c.SPIFFESocket != "" }
+
+// identifies reports whether there is a way to know who calls.
+func (c *Config) identifies() bool { return c.MutualTLS() || c.JWTIssuer != "" || c.Mesh != NoMesh }
+
+// asymmetric are the algorithms of JWTs by which nobody who checks one could make one.
+var asymmetric = []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
+
+const maxLeeway = time.Minute
+
+func (c *Config) checkCallers(refuse func(bool, string, ...any)) {
+	jwt := c.JWTIssuer != ""
+	for _, s := range []struct {
+		name string
+		set  bool
+	}{
+		{"TEAMTOKEN_JWT_AUDIENCE (--jwt-audience)", len(c.JWTAudience) > 0},
+		{"TEAMTOKEN_JWT_KEYS_FILE (--jwt-keys-file)", c.JWTKeysFile != ""},
+		{"TEAMTOKEN_JWT_ISSUER_CA_FILE (--jwt-issuer-ca-file)", c.JWTIssuerCAFile != ""},
+		{"TEAMTOKEN_JWT_ISSUER_TOKEN_FILE (--jwt-issuer-token-file)", c.JWTIssuerTokenFile != ""},
+	} {
+		refuse(!jwt && s.set, "%s needs TEAMTOKEN_JWT_ISSUER (--jwt-issuer)", s.name)
+	}
+	refuse(jwt && c.Credentials == CallerCredentials,
+		"TEAMTOKEN_CREDENTIALS (--credentials) is caller, so that a call's Authorization is for the upstream and can't be a JWT too: leave out TEAMTOKEN_JWT_ISSUER (--jwt-issuer)")
+	refuse(jwt && (len(c.JWTAudience) == 0 || slices.Contains(c.JWTAudience, "")),
+		"TEAMTOKEN_JWT_ISSUER (--jwt-issuer) needs TEAMTOKEN_JWT_AUDIENCE (--jwt-audience): a JWT that is meant for somebody else must not be taken")
+	refuse(jwt && c.JWTKeysFile == "" && !validIssuer(c.JWTIssuer),
+		"TEAMTOKEN_JWT_ISSUER (--jwt-issuer) must be https://HOST and maybe a path, since it is asked for its keys (http is for loopback hosts only); or set TEAMTOKEN_JWT_KEYS_FILE (--jwt-keys-file)")
+	refuse(c.JWTKeysFile != "" && (c.JWTIssuerCAFile != "" || c.JWTIssuerTokenFile != ""),
+		"TEAMTOKEN_JWT_KEYS_FILE (--jwt-keys-file) has the keys, so that the issuer is not asked: leave out TEAMTOKEN_JWT_ISSUER_CA_FILE and TEAMTOKEN_JWT_ISSUER_TOKEN_FILE")
+	refuse(len(c.JWTAlgorithms) == 0, "TEAMTOKEN_JWT_ALGORITHMS (--jwt-algorithms) must name one or more of %s", strings.Join(asymmetric, ", "))
+	for _, name := range c.JWTAlgorithms {
+		refuse(!slices.Contains(asymmetric, name),
+			"TEAMTOKEN_JWT_ALGORITHMS (--jwt-algorithms) has %q: it may have %s", name, strings.Join(asymmetric, ", "))
+	}
+	refuse(c.JWTLeeway < 0 || c.JWTLeeway > maxLeeway,
+		"TEAMTOKEN_JWT_LEEWAY (--jwt-leeway) is %v: it must be from 0s to %v", c.JWTLeeway, maxLeeway)
+
+	refuse(c.Mesh != NoMesh && c.Mesh != Envoy && c.Mesh != Linkerd,
+		"TEAMTOKEN_MESH (--mesh) is %q: it must be none, envoy or linkerd", c.Mesh)
+	refuse(len(c.MeshPeers) == 0, "TEAMTOKEN_MESH_PEERS (--mesh-peers) must name one or more networks")
+	for _, peer := range c.MeshPeers {
+		network, err := netip.ParsePrefix(peer)
+		refuse(err != nil, "TEAMTOKEN_MESH_PEERS (--mesh-peers) has %q: it must be networks such as 127.0.0.1/32 or 10.0.0.0/8", peer)
+		refuse(err == nil && network.Bits() == 0,
+			"TEAMTOKEN_MESH_PEERS (--mesh-peers) has %q: then whoever connects could be anybody; name the proxies' networks", peer)
+	}
+	refuse(len(c.MeshListeners) == 0, "TEAMTOKEN_MESH_LISTENERS (--mesh-listeners) must be grpc, rest, or both")
+	for _, name := range c.MeshListeners {
+		refuse(name != "grpc" && name != "rest", "TEAMTOKEN_MESH_LISTENERS (--mesh-listeners) has %q: it must be grpc, rest, or both", name)
+	}
+}
+
+func (c *Config) checkLimits(refuse func(bool, string, ...any)) {
+	for _, n := range []struct {
+		name           string
+		value, min, to int
+	}{
+		{"TEAMTOKEN_MAX_CALLS_PER_CALLER (--max-calls-per-caller)", c.MaxCallsPerCaller, 1, 1e6},
+		{"TEAMTOKEN_MAX_CONNECTIONS (--max-connections)", c.MaxConnections, 1, 1e6},
+		{"TEAMTOKEN_MAX_STREAMS (--max-streams)", c.MaxStreams, 1, 1e6},
+		{"TEAMTOKEN_MAX_HEADER_BYTES (--max-header-bytes)", c.MaxHeaderBytes, 4 << 10, 1 << 20},
+		{"TEAMTOKEN_MAX_MESSAGE_BYTES (--max-message-bytes)", c.MaxMessageBytes, 1 << 10, 1 << 20},
+	} {
+		refuse(n.value < n.min || n.value > n.to, "%s is %d: it must be from %d to %d", n.name, n.value, n.min, n.to)
+	}
+	for _, d := range []struct {
+		name      string
+		value, to time.Duration
+	}{
+		{"TEAMTOKEN_HANDSHAKE_TIMEOUT (--handshake-timeout)", c.HandshakeTimeout, maxTimeout},
+		{"TEAMTOKEN_READ_HEADER_TIMEOUT (--read-header-timeout)", c.ReadHeaderTimeout, maxTimeout},
+		{"TEAMTOKEN_READ_TIMEOUT (--read-timeout)", c.ReadTimeout, maxTimeout},
+		{"TEAMTOKEN_IDLE_TIMEOUT (--idle-timeout)", c.IdleTimeout, 24 * time.Hour},
+		{"TEAMTOKEN_MAX_CONNECTION_AGE (--max-connection-age)", c.MaxConnectionAge, 24 * time.Hour},
+		{"TEAMTOKEN_CONNECTION_AGE_GRACE (--connection-age-grace)", c.ConnectionAgeGrace, 24 * time.Hour},
+		{"TEAMTOKEN_MIN_PING_INTERVAL (--min-ping-interval)", c.MinPingInterval, time.Hour},
+	} {
+		refuse(d.value <= 0 || d.value > d.to, "%s is %v: it must be over 0 and at most %v", d.name, d.value, d.to)
+	}
+	refuse(c.ConnectionAgeGrace < c.RequestTimeout,
+		"TEAMTOKEN_CONNECTION_AGE_GRACE (--connection-age-grace) is %v, shorter than TEAMTOKEN_REQUEST_TIMEOUT (--request-timeout), which is %v: calls would be cut off",
+		c.ConnectionAgeGrace, c.RequestTimeout)
+}
+
+// validIssuer reports whether an issuer can be asked for its keys.
+func validIssuer(issuer string) bool {
+	u, err := url.Parse(issuer)
+	if err != nil || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
+		return false
+	}
+	return u.Scheme == "https" || u.Scheme == "http" && loopback(u.Hostname())
+}
+
+// validSocket reports whether address is one of a SPIFFE Workload API.
+func validSocket(address string) bool {
+	u, err := url.Parse(address)
+	if err != nil {
+		return false
+	}
+	switch u.Scheme {
+	case "unix":
+		return u.Host == "" && u.Path != "" && u.Path != "/"
+	case "tcp":
+		return loopback(u.Hostname()) && validPort(u.Port()) && u.Path == ""
+	default:
+		return false
+	}
+}

@@ -1,0 +1,228 @@
+package interceptor
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/audit"
+	"github.com/teamtoken/teamtoken/internal/caller"
+	"github.com/teamtoken/teamtoken/internal/policy"
+	"github.com/teamtoken/teamtoken/internal/reason"
+	"github.com/teamtoken/teamtoken/internal/requestid"
+)
+
+// What the audit says of a call for which there is no policy to decide.
+const (
+	allowed = "allow"
+	denied  = "deny"
+	pending = "pending" // the team of a token has to be known first
+)
+
+// applied is the outcome of a change that went well, for the audit: a caller
+// knows it by there being no error.
+const applied = "applied"
+
+// call is what is known of a call that goes through the chain. The service adds
+// to it what it finds out, by the functions below, even after its caller has left.
+type call struct {
+	chain  *Chain
+	method method
+	caller caller.Caller
+
+	mu       sync.Mutex
+	record   audit.Record
+	tried    bool   // the attempt is written
+	answered bool   // and so is what the caller was told
+	late     func() // writes what became of it later, if it came before that
+}
+
+type callKey struct{}
+
+// begin starts the record of a call.
+func (c *Chain) begin(ctx context.Context, m method, p caller.Presented) (context.Context, *call) {
+	k := &call{chain: c, method: m}
+	k.record = audit.Record{
+		CallID: requestid.New(), RequestID: requestid.FromContext(ctx), Method: m.name, Surface: string(p.Surface),
+	}
+	if p.Peer.IsValid() {
+		k.record.Peer = p.Peer.String()
+	}
+	return context.WithValue(ctx, callKey{}, k), k
+}
+
+// madeBy notes who makes the call.
+func (k *call) madeBy(who caller.Caller) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.caller = who
+	k.record.Caller, k.record.VerifiedBy = who.ID, string(who.VerifiedBy)
+}
+
+// asked notes what the request names. It is not checked yet.
+func (k *call) asked(req any) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if r, ok := req.(interface{ GetTeamId() string }); ok {
+		k.record.Team = r.GetTeamId()
+	}
+	if r, ok := req.(interface{ GetOrganization() string }); ok {
+		k.record.Organization = r.GetOrganization()
+	}
+	if r, ok := req.(interface{ GetTokenId() string }); ok {
+		k.record.TokenID = r.GetTokenId()
+	}
+	if r, ok := req.(interface{ GetExpectedTokenId() string }); ok {
+		k.record.ExpectedTokenID = r.GetExpectedTokenId()
+	}
+	if r, ok := req.(interface{ GetRequestId() string }); ok {
+		k.record.IdempotencyKey = r.GetRequestId()
+	}
+}
+
+// may asks the policy, and returns the refusal if that says no.
+func (k *call) may() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.record.Decision = allowed
+	if k.chain.options.Policy == nil {
+		return nil
+	}
+	d := k.decide(k.record.Team)
+	if k.record.Decision == denied {
+		e := k.method.refused(teamtokenv1.ErrorReason_ERROR_REASON_CALLER_NOT_ALLOWED)
+		e.Cause = d.Err
+		return e
+	}
+	return nil
+}
+
+// decide asks the policy about a team, and notes the answer.
+func (k *call) decide(team string) policy.Decision {
+	d := k.chain.options.Policy().Decide(policy.Request{
+		Caller: k.caller, Method: k.method.name, Team: team, Organization: k.record.Organization, Now: time.Now(),
+	})
+	k.record.Rule = d.Rule
+	switch {
+	case d.Allowed:
+		k.record.Decision = allowed
+	case d.Pending:
+		k.record.Decision = pending
+	default:
+		k.record.Decision = denied
+	}
+	return d
+}
+
+// attempt writes down that the call is about to be carried out, or returns why
+// it may not be.
+func (k *call) attempt(ctx context.Context) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.record.Event, k.record.Time = audit.EventAttempt, time.Now()
+	if err := k.chain.options.Audit.Attempt(ctx, &k.record); err != nil {
+		e := k.method.refused(teamtokenv1.ErrorReason_ERROR_REASON_AUDIT_UNAVAILABLE)
+		e.Cause = err
+		return e
+	}
+	k.tried = true
+	return nil
+}
+
+// ended writes down what the caller is about to be told.
+func (k *call) ended(resp any, err error, d time.Duration) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	event := audit.EventOutcome
+	if !k.tried || k.record.Decision == denied {
+		event = audit.EventRefusal
+	}
+	k.result(event, resp, err, k.method.outcome(applied))
+	k.record.Duration = d
+	k.chain.options.Audit.Result(&k.record)
+	k.answered = true
+	if k.late != nil {
+		k.late()
+	}
+}
+
+// result fills in how the call ended.
+func (k *call) result(event string, resp any, err error, good reason.Outcome) {
+	k.record.Event, k.record.Time = event, time.Now()
+	if err != nil {
+		st := status.Convert(err)
+		details := reason.DetailsOf(st)
+		k.record.Code, k.record.Reason, k.record.Outcome = st.Code().String(), details.Reason, details.Outcome
+		return
+	}
+	k.record.Code, k.record.Reason, k.record.Outcome = codes.OK.String(), "", string(good)
+	if r, ok := resp.(interface{ GetTeamToken() *teamtokenv1.TeamToken }); ok {
+		k.record.TokenID = r.GetTeamToken().GetId()
+	}
+}
+
+// undelivered is the outcome of a change that went well after its caller had been
+// answered: with a secret that nobody was given, or without one.
+func undelivered(resp any) reason.Outcome {
+	if _, ok := resp.(interface{ GetSecret() string }); ok {
+		return reason.AppliedUndelivered
+	}
+	return applied
+}
+
+// callFrom is the call of ctx; nil outside of the chain.
+func callFrom(ctx context.Context) *call {
+	k, _ := ctx.Value(callKey{}).(*call)
+	return k
+}
+
+// MayTouch asks the policy about the team of a token that the call of ctx names by
+// its id, now that it is known.
+func MayTouch(ctx context.Context, team string) bool {
+	k := callFrom(ctx)
+	if k == nil {
+		return false
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.record.Team = team
+	if k.chain.options.Policy == nil {
+		return true
+	}
+	k.decide(team)
+	return k.record.Decision == allowed
+}
+
+// Asked notes the upstream's id of a request that was made for the call of ctx.
+func Asked(ctx context.Context, upstreamRequestID string) {
+	if k := callFrom(ctx); k != nil && upstreamRequestID != "" {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		k.record.UpstreamRequestID = upstreamRequestID
+	}
+}
+
+// Late writes down what became of a change after its caller had been answered.
+func Late(ctx context.Context, resp any, err error) {
+	k := callFrom(ctx)
+	if k == nil {
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.late = func() {
+		k.result(audit.EventLate, resp, err, k.method.outcome(undelivered(resp)))
+		k.record.Duration = 0 // it is that of the answer
+		k.chain.options.Audit.Result(&k.record)
+	}
+	if k.answered {
+		k.late()
+	}
+}
+
+var errNoCredential = errors.New("no well-formed credential for the upstream was brought")

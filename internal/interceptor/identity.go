@@ -1,0 +1,94 @@
+package interceptor
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"net"
+	"net/netip"
+	"strings"
+
+	"github.com/fullstorydev/grpchan/inprocgrpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
+
+	"github.com/teamtoken/teamtoken/internal/caller"
+	"github.com/teamtoken/teamtoken/internal/secret"
+	"github.com/teamtoken/teamtoken/internal/upstream"
+)
+
+// presented is what the call brings that may tell who makes it: over gRPC its
+// connection and metadata, and of a call of the gateway's what that took from its
+// own request, in a context that nobody else can make.
+func presented(ctx context.Context) caller.Presented {
+	if rest := inprocgrpc.ClientContext(ctx); rest != nil {
+		p, _ := caller.PresentedFrom(rest)
+		p.Surface = caller.REST
+		if p.Header == nil {
+			p.Header = func(string) []string { return nil }
+		}
+		return p
+	}
+	p := caller.Presented{Surface: caller.GRPC, Header: func(name string) []string {
+		return metadata.ValueFromIncomingContext(ctx, name)
+	}}
+	if other, ok := peer.FromContext(ctx); ok {
+		if tcp, ok := other.Addr.(*net.TCPAddr); ok {
+			at := tcp.AddrPort()
+			p.Peer = netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
+		}
+		if info, ok := other.AuthInfo.(credentials.TLSInfo); ok {
+			p.TLS = &info.State
+		}
+	}
+	return p
+}
+
+// identified is ctx with who calls, made certain, and with the credential that
+// the call brings for the upstream, where callers have their own.
+func (c *Chain) identified(ctx context.Context, p caller.Presented) (context.Context, caller.Caller, error) {
+	who := caller.Caller{VerifiedBy: caller.Nobody}
+	if c.options.CallerCredentials {
+		credential, ok := bearer(p)
+		if !ok {
+			return ctx, caller.Caller{}, errNoCredential
+		}
+		ctx = upstream.WithCredential(ctx, credential)
+		who = caller.Caller{ID: fingerprint(credential), VerifiedBy: caller.Credential}
+	}
+	if c.options.Identify != nil {
+		verified, err := c.options.Identify(ctx, p)
+		if err != nil {
+			return ctx, caller.Caller{}, err
+		}
+		who = verified
+	}
+	return caller.NewContext(ctx, who), who, nil
+}
+
+// fingerprint names a caller by his own credential, which nobody can find from it.
+func fingerprint(credential secret.Text) string {
+	sum := sha256.Sum256([]byte(credential.Reveal()))
+	return "credential#" + hex.EncodeToString(sum[:8])
+}
+
+// maxCredential is far over any bearer token of the upstream.
+const maxCredential = 4096
+
+// bearer is the one well-formed credential of the call, if there is one.
+func bearer(p caller.Presented) (secret.Text, bool) {
+	const scheme = "bearer "
+	sent := p.Header("authorization")
+	if len(sent) != 1 || len(sent[0]) <= len(scheme) || len(sent[0]) > maxCredential ||
+		!strings.EqualFold(sent[0][:len(scheme)], scheme) {
+		return secret.Text{}, false
+	}
+	token := sent[0][len(scheme):]
+	for i := range len(token) {
+		if token[i] <= ' ' || token[i] > '~' {
+			return secret.Text{}, false
+		}
+	}
+	return secret.New(token), true
+}

@@ -1,0 +1,222 @@
+package policy
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"slices"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// maxCondition is how many characters a condition may have.
+const maxCondition = 4 << 10
+
+var (
+	ruleName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,63}$`)
+	// What the ids can be made of, with `*` besides: a pattern of anything else
+	// could match none.
+	teamPattern         = regexp.MustCompile(`^[A-Za-z0-9*-]+$`)
+	organizationPattern = regexp.MustCompile(`^[A-Za-z0-9_*-]+$`)
+	callerPattern       = regexp.MustCompile(`^[!-~]+$`)
+)
+
+// Parse reads a policy file. Its error names every line that is wrong: an unknown
+// key or method, a rule that allows nothing, a condition that is not one.
+func Parse(file []byte) (*Policy, error) {
+	decoder := yaml.NewDecoder(bytes.NewReader(file))
+	var document, next yaml.Node
+	if err := decoder.Decode(&document); errors.Is(err, io.EOF) {
+		return nil, errNoRules
+	} else if err != nil {
+		return nil, err
+	}
+	if decoder.Decode(&next) != io.EOF { //nolint:errorlint // as documented
+		return nil, errors.New("there is more than one document in it")
+	}
+	var p parser
+	p.document(document.Content[0])
+	if len(p.errs) > 0 {
+		return nil, errors.Join(p.errs...)
+	}
+	policy := &Policy{rules: p.rules, byMethod: make(map[string][]*rule)}
+	for i := range policy.rules {
+		for _, method := range policy.rules[i].methods {
+			policy.byMethod[method] = append(policy.byMethod[method], &policy.rules[i])
+		}
+	}
+	return policy, nil
+}
+
+var errNoRules = errors.New("there are no rules in it, so that nobody could do anything: to have it so, allow a caller who is not there")
+
+// parser collects all that is wrong.
+type parser struct {
+	rules []rule
+	errs  []error
+}
+
+func (p *parser) refuse(at *yaml.Node, format string, args ...any) {
+	p.errs = append(p.errs, fmt.Errorf("line %d: %w", at.Line, fmt.Errorf(format, args...)))
+}
+
+// members are the values of a mapping by their keys, each of which is known and
+// stands once.
+func (p *parser) members(n *yaml.Node, what string, known ...string) map[string]*yaml.Node {
+	if n.Kind != yaml.MappingNode {
+		p.refuse(n, "%s must be a mapping of %s", what, strings.Join(known, ", "))
+		return nil
+	}
+	found := make(map[string]*yaml.Node)
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key := n.Content[i]
+		switch {
+		case !slices.Contains(known, key.Value):
+			p.refuse(key, "unknown key %q in %s, which may have %s", key.Value, what, strings.Join(known, ", "))
+		case found[key.Value] != nil:
+			p.refuse(key, "%q stands a second time", key.Value)
+		default:
+			found[key.Value] = n.Content[i+1]
+		}
+	}
+	return found
+}
+
+func (p *parser) document(n *yaml.Node) {
+	top := p.members(n, "the file", "rules")
+	list := top["rules"]
+	switch {
+	case top == nil:
+	case list == nil, list.Kind == yaml.SequenceNode && len(list.Content) == 0:
+		p.errs = append(p.errs, errNoRules)
+	case list.Kind != yaml.SequenceNode:
+		p.refuse(list, "rules must be a list")
+	default:
+		names := make(map[string]bool)
+		for _, item := range list.Content {
+			p.rule(item, names)
+		}
+	}
+}
+
+func (p *parser) rule(n *yaml.Node, names map[string]bool) {
+	has := p.members(n, "a rule", "name", "callers", "methods", "teams", "organizations", "condition")
+	if has == nil {
+		return
+	}
+	var r rule
+	for _, needed := range []string{"name", "callers", "methods"} {
+		if has[needed] == nil {
+			p.refuse(n, "a rule needs %s", needed)
+		}
+	}
+	if name := has["name"]; name != nil {
+		r.name = p.text(name, "name")
+		switch {
+		case !ruleName.MatchString(r.name):
+			p.refuse(name, "a rule's name must be 1 to 64 of a-z, 0-9 and -, and not begin with -")
+		case names[r.name]:
+			p.refuse(name, "another rule has the name %q: the audit log tells them apart by it", r.name)
+		}
+		names[r.name] = true
+	}
+	r.callers = newPatterns(p.list(has["callers"], "callers", callerPattern, "printable ASCII without spaces"))
+	r.teams = newPatterns(p.list(has["teams"], "teams", teamPattern, "letters, digits, - and *"))
+	r.organizations = newPatterns(p.list(has["organizations"], "organizations", organizationPattern, "letters, digits, -, _ and *"))
+	r.methods = p.methods(has["methods"])
+	p.scope(n, &r, has)
+	if text := has["condition"]; text != nil {
+		r.condition = p.condition(text)
+	}
+	p.rules = append(p.rules, r)
+}
+
+func (p *parser) text(n *yaml.Node, what string) string {
+	if n.Kind != yaml.ScalarNode || n.Tag == "!!null" || n.Value == "" {
+		p.refuse(n, "%s must be a text", what)
+		return ""
+	}
+	return n.Value
+}
+
+// list is a list of one or more texts of a form.
+func (p *parser) list(n *yaml.Node, what string, form *regexp.Regexp, words string) []string {
+	switch {
+	case n == nil:
+		return nil
+	case n.Kind != yaml.SequenceNode || len(n.Content) == 0:
+		p.refuse(n, "%s must be a list of one or more", what)
+		return nil
+	}
+	var texts []string
+	for _, item := range n.Content {
+		text := p.text(item, "each of "+what)
+		if text != "" && form != nil && !form.MatchString(text) {
+			p.refuse(item, "%q in %s could match nothing: it must be made of %s", text, what, words)
+			continue
+		}
+		texts = append(texts, text)
+	}
+	return texts
+}
+
+func (p *parser) methods(n *yaml.Node) []string {
+	known := Methods()
+	var methods []string
+	for i, method := range p.list(n, "methods", nil, "") {
+		switch {
+		case method == "*":
+			methods = append(methods, known...)
+		case method != "" && !slices.Contains(known, method):
+			p.refuse(n.Content[i], "there is no method %q: there are %s, and \"*\" for all", method, strings.Join(known, ", "))
+		case slices.Contains(methods, method):
+			p.refuse(n.Content[i], "the method %q stands a second time", method)
+		default:
+			methods = append(methods, method)
+		}
+	}
+	slices.Sort(methods)
+	return slices.Compact(methods)
+}
+
+// scope checks that a rule has what its methods go by, and nothing else.
+func (p *parser) scope(n *yaml.Node, r *rule, has map[string]*yaml.Node) {
+	if len(r.methods) == 0 {
+		return
+	}
+	teams := slices.ContainsFunc(r.methods, func(m string) bool { return scopes[m] != byOrganization })
+	organizations := slices.ContainsFunc(r.methods, func(m string) bool { return scopes[m] == byOrganization })
+	all := teams && organizations
+	switch {
+	case all && has["teams"] == nil && has["organizations"] == nil:
+		p.refuse(n, "the rule needs teams, or organizations for ListTokens, or both: it allows nothing")
+	case !all && teams && has["teams"] == nil:
+		p.refuse(n, "the rule needs teams: its methods go by them, and so it allows nothing")
+	case !all && organizations && has["organizations"] == nil:
+		p.refuse(n, "the rule needs organizations: ListTokens goes by them, and so it allows nothing")
+	case !teams && has["teams"] != nil:
+		p.refuse(has["teams"], "none of the rule's methods goes by teams: leave them out")
+	case !organizations && has["organizations"] != nil:
+		p.refuse(has["organizations"], "none of the rule's methods goes by organizations, as ListTokens does: leave them out")
+	}
+}
+
+func (p *parser) condition(n *yaml.Node) *condition {
+	text := p.text(n, "condition")
+	switch {
+	case text == "":
+		return nil
+	case len(text) > maxCondition:
+		p.refuse(n, "the condition is longer than %d characters", maxCondition)
+		return nil
+	}
+	c, err := compile(text)
+	if err != nil {
+		p.refuse(n, "the condition: %w", err)
+		return nil
+	}
+	return c
+}

@@ -1,0 +1,73 @@
+package policy
+
+import "strings"
+
+// patterns are ids, exact or with wildcards: `*` stands for any run of characters
+// but `/`, and `**` for any run at all. Nothing else in them is special.
+type patterns struct {
+	exact map[string]bool
+	wild  []string
+}
+
+func newPatterns(texts []string) patterns {
+	p := patterns{exact: make(map[string]bool, len(texts))}
+	for _, text := range texts {
+		if strings.Contains(text, "*") {
+			p.wild = append(p.wild, text)
+			continue
+		}
+		p.exact[text] = true
+	}
+	return p
+}
+
+func (p patterns) none() bool { return len(p.exact) == 0 && len(p.wild) == 0 }
+
+func (p patterns) match(id string) bool {
+	if p.exact[id] {
+		return true
+	}
+	for _, pattern := range p.wild {
+		if glob(pattern, id) {
+			return true
+		}
+	}
+	return false
+}
+
+// glob matches s against a pattern. It goes back at most to the last `*` and the
+// last `**`, so that no pattern makes it slow: going back further could not help,
+// since what stands before them matched already.
+func glob(pattern, s string) bool {
+	var star, starAt, deep, deepAt = -1, 0, -1, 0
+	p, i := 0, 0
+	for i < len(s) || p < len(pattern) {
+		switch {
+		case strings.HasPrefix(pattern[p:], "**"):
+			for p < len(pattern) && pattern[p] == '*' {
+				p++
+			}
+			deep, deepAt, star = p, i, -1
+			continue
+		case p < len(pattern) && pattern[p] == '*':
+			p++
+			star, starAt = p, i
+			continue
+		case p < len(pattern) && i < len(s) && pattern[p] == s[i]:
+			p++
+			i++
+			continue
+		}
+		switch {
+		case star >= 0 && starAt < len(s) && s[starAt] != '/':
+			starAt++
+			p, i = star, starAt
+		case deep >= 0 && deepAt < len(s):
+			deepAt++
+			p, i, star = deep, deepAt, -1
+		default:
+			return false
+		}
+	}
+	return true
+}
