@@ -52,3 +52,21 @@ func TestReadme(t *testing.T) {
 		}
 	}
 }
+
+// The commands of docs/policy.md, about its own first policy, print what it shows.
+func TestPolicyPage(t *testing.T) {
+	f := start(t, settings{args: []string{"--simulator"}})
+	r := newReader(t, f)
+	page := string(must(os.ReadFile("../../docs/policy.md")))
+	policy := regexp.MustCompile("(?s)```yaml\n(rules:.*?)```").FindStringSubmatch(page)
+	if err := os.WriteFile(filepath.Join(r.dir, "policy.yaml"), []byte(policy[1]), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	shown := regexp.MustCompile("(?s)```\n(rule .*?)```").FindStringSubmatch(page)
+	answers := []string{"ok: 2 rules\n", shown[1]}
+	for i, block := range regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(page, -1) {
+		if printed := r.types(t, block[1]); printed != answers[i] {
+			t.Errorf("%s\nprints %s\nand not %s", block[1], printed, answers[i])
+		}
+	}
+}
