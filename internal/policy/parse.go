@@ -44,7 +44,7 @@ func Parse(file []byte) (*Policy, error) {
 	}
 	policy := &Policy{rules: p.rules, byMethod: make(map[string][]*rule)}
 	for i := range policy.rules {
-		for _, method := range policy.rules[i].methods {
+		for method := range policy.rules[i].methods {
 			policy.byMethod[method] = append(policy.byMethod[method], &policy.rules[i])
 		}
 	}
@@ -163,23 +163,24 @@ func (p *parser) list(n *yaml.Node, what string, form *regexp.Regexp, words stri
 	return texts
 }
 
-func (p *parser) methods(n *yaml.Node) []string {
+func (p *parser) methods(n *yaml.Node) map[string]bool {
 	known := Methods()
-	var methods []string
+	methods := make(map[string]bool)
 	for i, method := range p.list(n, "methods", nil, "") {
 		switch {
 		case method == "*":
-			methods = append(methods, known...)
-		case method != "" && !slices.Contains(known, method):
+			for _, each := range known {
+				methods[each] = true
+			}
+		case method != "" && !Known(method):
 			p.refuse(n.Content[i], "there is no method %q: there are %s, and \"*\" for all", method, strings.Join(known, ", "))
-		case slices.Contains(methods, method):
+		case methods[method]:
 			p.refuse(n.Content[i], "the method %q stands a second time", method)
 		default:
-			methods = append(methods, method)
+			methods[method] = true
 		}
 	}
-	slices.Sort(methods)
-	return slices.Compact(methods)
+	return methods
 }
 
 // scope checks that a rule has what its methods go by, and nothing else.
@@ -187,8 +188,11 @@ func (p *parser) scope(n *yaml.Node, r *rule, has map[string]*yaml.Node) {
 	if len(r.methods) == 0 {
 		return
 	}
-	teams := slices.ContainsFunc(r.methods, func(m string) bool { return scopes[m] != byOrganization })
-	organizations := slices.ContainsFunc(r.methods, func(m string) bool { return scopes[m] == byOrganization })
+	teams, organizations := false, false
+	for method := range r.methods {
+		teams = teams || scopes[method] != byOrganization
+		organizations = organizations || scopes[method] == byOrganization
+	}
 	all := teams && organizations
 	switch {
 	case all && has["teams"] == nil && has["organizations"] == nil:

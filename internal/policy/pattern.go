@@ -6,14 +6,18 @@ import "strings"
 // but `/`, and `**` for any run at all. Nothing else in them is special.
 type patterns struct {
 	exact map[string]bool
-	wild  []string
+	wild  []wildcard
 }
+
+// wildcard is a pattern, parted before its first `*`: most are told from an id by
+// what stands before that.
+type wildcard struct{ prefix, rest string }
 
 func newPatterns(texts []string) patterns {
 	p := patterns{exact: make(map[string]bool, len(texts))}
 	for _, text := range texts {
-		if strings.Contains(text, "*") {
-			p.wild = append(p.wild, text)
+		if i := strings.IndexByte(text, '*'); i >= 0 {
+			p.wild = append(p.wild, wildcard{text[:i], text[i:]})
 			continue
 		}
 		p.exact[text] = true
@@ -28,7 +32,7 @@ func (p patterns) match(id string) bool {
 		return true
 	}
 	for _, pattern := range p.wild {
-		if glob(pattern, id) {
+		if rest, ok := strings.CutPrefix(id, pattern.prefix); ok && glob(pattern.rest, rest) {
 			return true
 		}
 	}

@@ -3,7 +3,6 @@ package policy
 import (
 	"errors"
 	"fmt"
-	"slices"
 
 	"cel.dev/cel-go/cel"
 )
@@ -13,7 +12,7 @@ import (
 type rule struct {
 	name          string
 	callers       patterns
-	methods       []string
+	methods       map[string]bool
 	teams         patterns
 	organizations patterns
 	condition     *condition
@@ -38,7 +37,7 @@ func (u *rule) check(r Request) (verdict, error) {
 	how, known := scopes[r.Method]
 	someTeam := how == byTokensTeam && r.Team == ""
 	switch {
-	case !known || !slices.Contains(u.methods, r.Method):
+	case !known || !u.methods[r.Method]:
 		return otherMethod, nil
 	case !u.callers.match(r.Caller.ID):
 		return otherCaller, nil
