@@ -173,7 +173,8 @@ func (f follower) changed(what string) func(error) {
 
 // private warns of a file of secrets that others than its owner may read.
 func (f follower) private(setting, path string) {
-	if info, err := os.Stat(path); err == nil && info.Mode().Perm()&0o077 != 0 {
+	if info, err := os.Stat(path); err == nil && //nolint:gosec // which files are read is what settings are for
+		info.Mode().Perm()&0o077 != 0 {
 		f.log.Warn("a file that holds a secret can be read by others than its owner: chmod 0600, or defaultMode 0400 of a Kubernetes volume",
 			telemetry.KeySetting, setting, "mode", info.Mode().Perm().String())
 	}

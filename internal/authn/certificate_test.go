@@ -78,7 +78,7 @@ func TestCertificate(t *testing.T) {
 				if err != nil || c.ID != row.want || c.VerifiedBy != caller.Certificate {
 					t.Errorf("%+v, %v", c, err)
 				}
-			case err == nil || errors.Is(err, authn.ErrNone) != (row.err == authn.ErrNone): //nolint:errorlint // as it stands in the table
+			case err == nil || errors.Is(err, authn.ErrNone) != (row.err == authn.ErrNone):
 				t.Errorf("%+v, %v", c, err)
 			}
 		})

@@ -43,7 +43,7 @@ func (p patterns) match(id string) bool {
 // last `**`, so that no pattern makes it slow: going back further could not help,
 // since what stands before them matched already.
 func glob(pattern, s string) bool {
-	var star, starAt, deep, deepAt = -1, 0, -1, 0
+	star, starAt, deep, deepAt := -1, 0, -1, 0
 	p, i := 0, 0
 	for i < len(s) || p < len(pattern) {
 		switch {

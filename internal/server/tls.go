@@ -3,7 +3,6 @@ package server
 import (
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 )
 
 // suites are those of TLS 1.2 that keep secrets and detect every change (AEAD),
@@ -44,16 +43,15 @@ func TLS(id Identity) *tls.Config {
 		if id.Optional {
 			base.ClientAuth = tls.RequestClientCert
 		}
-		// Asked of each full handshake alone, so there must be no other.
-		base.SessionTicketsDisabled = true
-		base.VerifyPeerCertificate = func(raw [][]byte, chains [][]*x509.Certificate) error {
-			if len(raw) == 0 && id.Optional {
+		base.VerifyConnection = func(state tls.ConnectionState) error { // of each handshake, resumed ones too
+			if len(state.PeerCertificates) == 0 && id.Optional {
 				return nil
 			}
-			if len(raw) == 0 {
-				return errors.New("no client certificate")
+			raw := make([][]byte, 0, len(state.PeerCertificates))
+			for _, certificate := range state.PeerCertificates {
+				raw = append(raw, certificate.Raw)
 			}
-			return id.Verify(raw, chains)
+			return id.Verify(raw, nil)
 		}
 	case id.ClientCAs != nil:
 		base.ClientAuth = tls.RequireAndVerifyClientCert
