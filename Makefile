@@ -69,5 +69,6 @@ fuzz: ## Run each fuzz target for FUZZTIME
 	@for target in $(FUZZ); do \
 	   go test ./$${target%%:*} -run '^$$' -fuzz "^$${target##*:}$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x || exit 1; done
 
-bench: ## Compare the cost of a call with bare servers, as ratios
+bench: ## Compare the cost of a call with bare servers, as ratios, and measure what knowing callers adds
 	go run ./internal/bench
+	go test ./internal/interceptor -run '^$$' -bench Added
