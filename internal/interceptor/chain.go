@@ -46,7 +46,8 @@ type Options struct {
 	// CallerCredentials has each call bring its own credential for the upstream,
 	// as `authorization: Bearer`. Otherwise what a caller sends there is not read.
 	CallerCredentials bool
-	// Identify makes certain who calls, or refuses the call. Nil asks nobody.
+	// Identify makes certain who calls, or refuses the call; who has no ID is nobody
+	// in particular. Nil asks nobody.
 	Identify func(context.Context, caller.Presented) (caller.Caller, error)
 	// Policy decides what a caller may do. Nil allows everything.
 	Policy func() *policy.Policy

@@ -62,7 +62,9 @@ func (c *Chain) identified(ctx context.Context, p caller.Presented) (context.Con
 		if err != nil {
 			return ctx, caller.Caller{}, err
 		}
-		who = verified
+		if verified.ID != "" {
+			who = verified
+		}
 	}
 	return caller.NewContext(ctx, who), who, nil
 }
