@@ -116,6 +116,7 @@ type settings struct {
 	env      []string
 	args     []string
 	tls      *authority
+	trusts   *tls.Config // what a client needs, where tls does not say so
 }
 
 // start runs the program until the test ends.
@@ -133,6 +134,9 @@ func start(t *testing.T, s settings) *facade {
 	if s.tls != nil {
 		env = append(env, "TEAMTOKEN_TLS_CERT_FILE="+s.tls.certFile, "TEAMTOKEN_TLS_KEY_FILE="+s.tls.keyFile)
 		f.tls = s.tls.client()
+	}
+	if s.trusts != nil {
+		f.tls = s.trusts
 	}
 	f.cmd = exec.Command(binary, s.args...)
 	f.cmd.Env = append(env, s.env...)
@@ -196,13 +200,13 @@ func (f *facade) dial(t *testing.T) *grpc.ClientConn {
 }
 
 // dialAs opens one more connection to the gRPC listener, nil for one in the clear.
-func (f *facade) dialAs(t *testing.T, config *tls.Config) *grpc.ClientConn {
+func (f *facade) dialAs(t *testing.T, config *tls.Config, options ...grpc.DialOption) *grpc.ClientConn {
 	t.Helper()
 	creds := insecure.NewCredentials()
 	if config != nil {
 		creds = credentials.NewTLS(config)
 	}
-	conn, err := grpc.NewClient(f.grpc, grpc.WithTransportCredentials(creds),
+	conn, err := grpc.NewClient(f.grpc, append(options, grpc.WithTransportCredentials(creds),
 		grpc.WithUnaryInterceptor(func(
 			ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, next grpc.UnaryInvoker, opts ...grpc.CallOption,
 		) error {
@@ -211,7 +215,7 @@ func (f *facade) dialAs(t *testing.T, config *tls.Config) *grpc.ClientConn {
 				fmt.Fprintf(&f.answers, "%v\n", err)
 			}
 			return err
-		}))
+		}))...)
 	if err != nil {
 		t.Fatal(err)
 	}
