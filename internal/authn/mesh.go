@@ -78,8 +78,10 @@ func forwarded(header string) (string, error) {
 		}
 		switch strings.ToLower(key) {
 		case "uri":
-			uri = value
-			uris++
+			if value != "" { // Envoy sends it empty of a certificate without one
+				uri = value
+				uris++
+			}
 		case "dns":
 			if dns == "" {
 				dns = value
