@@ -408,8 +408,12 @@ func (s *speaker) encode(field hpack.HeaderField) []byte {
 func (s *speaker) call() []byte {
 	var block []byte
 	for _, h := range [][2]string{
-		{":method", "POST"}, {":scheme", "http"}, {":path", get}, {":authority", "teamtoken.test"},
-		{"content-type", "application/grpc"}, {"te", "trailers"},
+		{":method", "POST"},
+		{":scheme", "http"},
+		{":path", get},
+		{":authority", "teamtoken.test"},
+		{"content-type", "application/grpc"},
+		{"te", "trailers"},
 	} {
 		block = append(block, s.encode(hpack.HeaderField{Name: h[0], Value: h[1]})...)
 	}

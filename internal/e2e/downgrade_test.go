@@ -96,8 +96,9 @@ func TestDowngrade(t *testing.T) {
 // only after the client's handshake is over.
 func shakesHands(t *testing.T, address string, config *tls.Config) bool {
 	t.Helper()
-	conn := tls.Client(must(net.Dial("tcp", address)), config)
-	defer conn.Close()
+	raw := must(net.Dial("tcp", address))
+	defer raw.Close()
+	conn := tls.Client(raw, config)
 	_ = conn.SetDeadline(time.Now().Add(patience))
 	if conn.Handshake() != nil {
 		return false

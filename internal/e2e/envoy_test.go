@@ -108,12 +108,24 @@ func TestEnvoy(t *testing.T) {
 			{"one who may, by a name", []string{name}, nil, "", name},
 			{"one who may not", []string{other}, nil, "CALLER_NOT_ALLOWED", other},
 			{"one with an id and a name", []string{deployer, name}, nil, "", deployer},
-			{"one who may not, and says that he is another", []string{other}, []string{header, "URI=" + deployer},
-				pick(sanitizes, "CALLER_NOT_ALLOWED", "CALLER_UNAUTHENTICATED"), pick(sanitizes, other, "")},
-			{"one who may not, and opens a quote", []string{other}, []string{header, `URI=` + deployer + `;Subject="`},
-				pick(sanitizes, "CALLER_NOT_ALLOWED", "CALLER_UNAUTHENTICATED"), pick(sanitizes, other, "")},
-			{"one who may, and says that he is another", []string{deployer}, []string{header, "URI=" + other},
-				pick(sanitizes, "", "CALLER_UNAUTHENTICATED"), pick(sanitizes, deployer, "")},
+			{
+				"one who may not, and says that he is another",
+				[]string{other},
+				[]string{header, "URI=" + deployer},
+				pick(sanitizes, "CALLER_NOT_ALLOWED", "CALLER_UNAUTHENTICATED"), pick(sanitizes, other, ""),
+			},
+			{
+				"one who may not, and opens a quote",
+				[]string{other},
+				[]string{header, `URI=` + deployer + `;Subject="`},
+				pick(sanitizes, "CALLER_NOT_ALLOWED", "CALLER_UNAUTHENTICATED"), pick(sanitizes, other, ""),
+			},
+			{
+				"one who may, and says that he is another",
+				[]string{deployer},
+				[]string{header, "URI=" + other},
+				pick(sanitizes, "", "CALLER_UNAUTHENTICATED"), pick(sanitizes, deployer, ""),
+			},
 			{"one who may, with Linkerd's header", []string{deployer}, []string{"l5d-client-id", name}, "", deployer},
 		} {
 			as := f.as(t, sim, ca.holder(t, row.sans...), "127.0.0.1", row.headers...)

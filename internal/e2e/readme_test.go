@@ -70,3 +70,21 @@ func TestPolicyPage(t *testing.T) {
 		}
 	}
 }
+
+// The tests that docs/security.md names are there.
+func TestSecurityPage(t *testing.T) {
+	var tests strings.Builder
+	for _, file := range must(filepath.Glob("../*/*_test.go")) {
+		tests.Write(must(os.ReadFile(file)))
+	}
+	page := string(must(os.ReadFile("../../docs/security.md")))
+	named := regexp.MustCompile("`((?:Test|Fuzz)[A-Za-z0-9]+)`").FindAllStringSubmatch(page, -1)
+	if len(named) < 20 {
+		t.Errorf("only %d tests are named", len(named))
+	}
+	for _, name := range named {
+		if !strings.Contains(tests.String(), "\nfunc "+name[1]+"(") {
+			t.Errorf("there is no %s", name[1])
+		}
+	}
+}

@@ -206,7 +206,10 @@ func TestRawPaths(t *testing.T) {
 		})
 	}
 	for _, headers := range [][]string{
-		{strings.ToUpper(header), good}, {":path", generate, header, good}, {header, good, ":authority", "a"}, {"te", "gzip", header, good},
+		{strings.ToUpper(header), good},
+		{":path", generate, header, good},
+		{header, good, ":authority", "a"},
+		{"te", "gzip", header, good},
 		{"grpc-encoding", "nonsense", header, good},
 	} {
 		t.Run(fmt.Sprintf("gRPC headers %q", headers), func(t *testing.T) {
