@@ -270,7 +270,7 @@ func (r *rotation) load(t *testing.T) (end func()) {
 				if byJWT {
 					bearer = *r.bearer.Load()
 				}
-				if err := call(n%3 == 0, bearer); err != nil {
+				if err := call(n%10 == 0, bearer); err != nil {
 					t.Errorf("call %d of a caller by JWT %v, over REST %v, who stays %v: %v", n, byJWT, rest, stays, err)
 					return
 				}
@@ -414,10 +414,14 @@ func TestRotationUnderLoad(t *testing.T) {
 			name = "as Kubernetes does"
 		}
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
+			t.Parallel() // they mostly wait
 			testRotation(t, kubernetes)
 		})
 	}
+	t.Run("keys of an issuer that is asked", func(t *testing.T) {
+		t.Parallel()
+		testIssuerRotation(t)
+	})
 }
 
 func testRotation(t *testing.T, kubernetes bool) {
@@ -474,12 +478,142 @@ func testRotation(t *testing.T, kubernetes bool) {
 		}
 	}
 
-	// The upstream with its old certificate again.
+	// The upstream with its old certificate again: by a change, since a read is retried.
 	r.shown.Store(eras[1])
 	upstream.CloseClientConnections()
-	grpc, _ := r.try(t, r.trusted, *r.bearer.Load())
-	if got := reason.DetailsOf(status.Convert(grpc)).Reason; got != "UPSTREAM_UNREACHABLE" {
-		t.Errorf("an upstream whose CA is trusted no more: %v", grpc)
+	call, disconnect := r.connect(t, r.trusted, false, simulator.SeedTeam)
+	defer disconnect()
+	if err := call(true, *r.bearer.Load()); reason.DetailsOf(status.Convert(err)).Reason != "UPSTREAM_UNREACHABLE" {
+		t.Errorf("an upstream whose CA is trusted no more: %v", err)
+	}
+}
+
+// An issuer that is asked for its keys has others: the new one is believed as soon
+// as a JWT is signed by it, and the old one no longer than until the next time that
+// the issuer is asked. So is the CA of the issuer followed, and the token that it is
+// asked with.
+func testIssuerRotation(t *testing.T) {
+	sim, url := newSimulator(t)
+	certificates := []*authority{newAuthority(t), newAuthority(t)}
+	keys := []*signer{newSigner(t, "1"), newSigner(t, "2"), newSigner(t, "3")}
+	var (
+		published atomic.Pointer[string]
+		shown     atomic.Pointer[authority]
+		asked     sync.Map // the credentials that the keys were asked for with
+	)
+	published.Store(new(jwks(keys[0])))
+	shown.Store(certificates[0])
+	issuer := httptest.NewUnstartedServer(nil)
+	issuer.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked.Store(r.Header.Get("Authorization"), true)
+		if r.URL.Path == "/keys" {
+			_, _ = io.WriteString(w, *published.Load())
+			return
+		}
+		_ = json.NewEncoder(w).Encode(map[string]string{"issuer": issuer.URL, "jwks_uri": issuer.URL + "/keys"})
+	})
+	issuer.Config.ErrorLog = log.New(io.Discard, "", 0)
+	issuer.Config.SetKeepAlivesEnabled(false) // so that each question has its own handshake
+	issuer.TLS = &tls.Config{MinVersion: tls.VersionTLS12, GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		return &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{shown.Load().pair}}, nil
+	}}
+	issuer.StartTLS()
+	t.Cleanup(issuer.Close)
+
+	files := volume{dir: t.TempDir()}
+	ca := func(of ...*authority) (all string) {
+		for _, a := range of {
+			all += string(must(os.ReadFile(a.caFile)))
+		}
+		return all
+	}
+	files.publish(t, map[string]string{
+		"ca.pem": ca(certificates[0]), "token": "asks-0", "policy.yaml": policyFor(issuer.URL + "#" + byJWT),
+	})
+	f := start(t, settings{sim: sim, upstream: url, env: []string{
+		"TFE_TOKEN=" + sim.UserToken().Reveal(), "TEAMTOKEN_POLICY_FILE=" + files.file("policy.yaml"),
+		"TEAMTOKEN_JWT_ISSUER=" + issuer.URL, "TEAMTOKEN_JWT_AUDIENCE=" + jwtAudience,
+		"TEAMTOKEN_JWT_ISSUER_CA_FILE=" + files.file("ca.pem"), "TEAMTOKEN_JWT_ISSUER_TOKEN_FILE=" + files.file("token"),
+	}})
+	var bearer atomic.Pointer[secret.Text] // what callers bring
+	use := func(s *signer) { bearer.Store(new(s.signAs(t, issuer.URL, byJWT))) }
+	seldom := time.NewTicker(250 * time.Millisecond) // so that the log stays short
+	defer seldom.Stop()
+	allowed := func(s *signer) bool {
+		<-seldom.C
+		_, err := f.client.GenerateToken(as(t.Context(), s.signAs(t, issuer.URL, byJWT)), &teamtokenv1.GenerateTokenRequest{TeamId: simulator.SeedTeam})
+		if err != nil && status.Code(err) != codes.Unauthenticated {
+			t.Error(err)
+		}
+		return err == nil
+	}
+	use(keys[0])
+	if !allowed(keys[0]) || allowed(keys[1]) {
+		t.Fatal("at first there is the first key alone")
+	}
+	ended := make(chan struct{})
+	var callers sync.WaitGroup
+	end := sync.OnceFunc(func() { close(ended); callers.Wait() })
+	t.Cleanup(end)
+	var calls atomic.Int64
+	for range 2 {
+		callers.Go(func() {
+			tick := time.NewTicker(50 * time.Millisecond)
+			defer tick.Stop()
+			for {
+				if _, err := f.client.GetToken(as(context.Background(), *bearer.Load()), &teamtokenv1.GetTokenRequest{TeamId: simulator.SeedTeam}); err != nil {
+					t.Errorf("call %d: %v", calls.Load(), err)
+					return
+				}
+				calls.Add(1)
+				select {
+				case <-tick.C:
+				case <-ended:
+					return
+				}
+			}
+		})
+	}
+
+	// All that is needed to ask the issuer changes, and then its keys do.
+	f.after(t, inUse, []string{"TEAMTOKEN_JWT_ISSUER_CA_FILE", "TEAMTOKEN_JWT_ISSUER_TOKEN_FILE"}, func() {
+		files.publish(t, map[string]string{"ca.pem": ca(certificates[1]), "token": "asks-1"})
+	})
+	shown.Store(certificates[1])
+	published.Store(new(jwks(keys[0], keys[1])))
+	asked.Clear()
+	f.after(t, inUse, []string{"TEAMTOKEN_JWT_ISSUER"}, func() {
+		eventually(t, "the new key is believed", func() bool { return allowed(keys[1]) })
+	})
+	for _, token := range []string{"asks-0", "asks-1"} {
+		if _, ok := asked.Load("Bearer " + token); ok != (token == "asks-1") {
+			t.Errorf("the issuer was asked with the token %s: %v", token, ok)
+		}
+	}
+	if !allowed(keys[0]) {
+		t.Error("the old key is refused while the issuer has it")
+	}
+	use(keys[1])
+	published.Store(new(jwks(keys[1])))
+	eventually(t, "the old key is refused, once the issuer was asked again", func() bool { return !allowed(keys[2]) && !allowed(keys[0]) })
+	if !allowed(keys[1]) {
+		t.Error("the new key is refused")
+	}
+
+	// What the issuer answers in place of keys changes nothing.
+	published.Store(new("not keys"))
+	f.after(t, notUse, []string{"TEAMTOKEN_JWT_ISSUER"}, func() {
+		eventually(t, "the issuer is asked again", func() bool { return !allowed(keys[2]) && f.reloads(notUse, "TEAMTOKEN_JWT_ISSUER") > 0 })
+	})
+	if !allowed(keys[1]) {
+		t.Error("the last good key is not kept")
+	}
+	end()
+	t.Logf("%d calls", calls.Load())
+	for _, text := range []string{f.stdout.String(), f.stderr.String(), f.answers.String()} {
+		if strings.Contains(text, "asks-") {
+			t.Error("the token that the issuer is asked with was let out")
+		}
 	}
 }
 

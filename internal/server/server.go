@@ -84,6 +84,9 @@ type Limits struct {
 }
 
 const (
+	// readBuffer is of each gRPC connection, from its first moment: grpc-go's own
+	// 32 KiB, and as much to write, would be what thousands of silent ones take.
+	readBuffer    = 4 << 10
 	streamWorkers = 64 // goroutines that are kept, which saves growing a new stack for each call
 	// grace is how long calls under way are waited for when the server stops.
 	grace = 30 * time.Second
@@ -128,6 +131,8 @@ func New(o Options) (*Server, error) {
 		grpc.MaxConcurrentStreams(uint32(o.Limits.Streams)),  //nolint:gosec // as above
 		grpc.ConnectionTimeout(o.Limits.HandshakeTimeout),
 		grpc.NumStreamWorkers(streamWorkers),
+		grpc.ReadBufferSize(readBuffer),
+		grpc.SharedWriteBuffer(true),
 		grpc.WaitForHandlers(true),
 		grpc.KeepaliveParams(keepalive.ServerParameters{
 			MaxConnectionAge: o.Limits.ConnectionAge, MaxConnectionAgeGrace: o.Limits.ConnectionAgeGrace,
