@@ -85,7 +85,7 @@ type Limits struct {
 
 const (
 	// readBuffer is of each gRPC connection, from its first moment: grpc-go's own
-	// 32 KiB, and as much to write, would be what thousands of silent ones take.
+	// 32 KiB would be what thousands of silent ones take.
 	readBuffer    = 4 << 10
 	streamWorkers = 64 // goroutines that are kept, which saves growing a new stack for each call
 	// grace is how long calls under way are waited for when the server stops.
@@ -132,7 +132,6 @@ func New(o Options) (*Server, error) {
 		grpc.ConnectionTimeout(o.Limits.HandshakeTimeout),
 		grpc.NumStreamWorkers(streamWorkers),
 		grpc.ReadBufferSize(readBuffer),
-		grpc.SharedWriteBuffer(true),
 		grpc.WaitForHandlers(true),
 		grpc.KeepaliveParams(keepalive.ServerParameters{
 			MaxConnectionAge: o.Limits.ConnectionAge, MaxConnectionAgeGrace: o.Limits.ConnectionAgeGrace,
