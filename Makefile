@@ -37,8 +37,8 @@ test: ## Run every test, with the race detector where there is a C compiler
 	go test $(RACE) -timeout 15m ./...
 	cd test/clients && go test $(RACE) -timeout 5m ./...
 
-test-long: ## Run the attacks at full size against the shipped limits, for some minutes
-	TEAMTOKEN_LONG=1 go test -timeout 30m -v -run TestAbuse ./internal/e2e
+test-long: ## Run the attacks at full size against the shipped limits, and h2spec, for some minutes
+	TEAMTOKEN_LONG=1 go test -timeout 30m -v -run 'TestAbuse|TestH2Spec' ./internal/e2e
 
 generate: ## Make gen/ from proto/, and the manual of the settings
 	$(BUF) generate

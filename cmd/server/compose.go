@@ -63,7 +63,7 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) er
 	}
 	svc := service.New(client, service.Options{
 		MaxTokenTTL: cfg.MaxTokenTTL, DefaultTokenTTL: cfg.DefaultTokenTTL,
-		MayTouch: interceptor.MayTouch, Late: interceptor.Late,
+		MayTouch: interceptor.MayTouch, Late: interceptor.Late, Flying: interceptor.Flying,
 	}, log)
 	identify, err := files.identify(cfg)
 	if err != nil {

@@ -13,7 +13,6 @@ import (
 	"net/url"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -115,9 +114,9 @@ type issuerKeys struct {
 	options IssuerOptions
 	current atomic.Pointer[KeySet]
 
-	mu     sync.Mutex // held by who asks
-	asked  time.Time
-	answer []byte // the last good one
+	asking chan struct{} // of one place, which who asks has
+	asked  time.Time     // when the last answer came, or failed to
+	answer []byte        // the last good one
 	failed bool
 }
 
@@ -128,7 +127,7 @@ func DiscoverKeys(ctx context.Context, o IssuerOptions) (Keys, error) {
 	client := *o.Client
 	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	o.Client = &client
-	k := &issuerKeys{options: o}
+	k := &issuerKeys{options: o, asking: make(chan struct{}, 1)}
 	if err := k.ask(ctx); err != nil {
 		return nil, fmt.Errorf("authn: the keys of %s: %w", o.Issuer, err)
 	}
@@ -140,8 +139,12 @@ func (k *issuerKeys) Current() KeySet { return *k.current.Load() }
 
 // Refreshed waits for who asks already rather than asking too.
 func (k *issuerKeys) Refreshed(ctx context.Context) KeySet {
-	k.mu.Lock()
-	defer k.mu.Unlock()
+	select {
+	case k.asking <- struct{}{}:
+	case <-ctx.Done():
+		return k.Current()
+	}
+	defer func() { <-k.asking }()
 	if time.Since(k.asked) >= refreshPause {
 		k.refresh(context.WithoutCancel(ctx)) // others wait for it too
 	}
@@ -154,16 +157,16 @@ func (k *issuerKeys) follow(ctx context.Context) {
 	for {
 		select {
 		case <-tick.C:
-			k.mu.Lock()
+			k.asking <- struct{}{}
 			k.refresh(ctx)
-			k.mu.Unlock()
+			<-k.asking
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-// refresh asks, and tells what is new. The caller holds mu.
+// refresh asks, and tells what is new. The caller has the place.
 func (k *issuerKeys) refresh(ctx context.Context) {
 	before := k.current.Load()
 	err := k.ask(ctx)
@@ -177,9 +180,9 @@ func (k *issuerKeys) refresh(ctx context.Context) {
 	k.failed = err != nil
 }
 
-// ask asks the issuer. The caller holds mu, or is alone.
+// ask asks the issuer. The caller has the place, or is alone.
 func (k *issuerKeys) ask(ctx context.Context) error {
-	k.asked = time.Now()
+	defer func() { k.asked = time.Now() }() // not before: who waited for an issuer that hangs would ask again
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	document, err := k.get(ctx, strings.TrimSuffix(k.options.Issuer, "/")+"/.well-known/openid-configuration")

@@ -74,8 +74,8 @@ type Config struct {
 	MaxStreams         int           `name:"max-streams" var:"TEAMTOKEN_MAX_STREAMS" default:"250" group:"Limits" help:"Calls that one connection may have under way."`
 	MaxHeaderBytes     int           `name:"max-header-bytes" var:"TEAMTOKEN_MAX_HEADER_BYTES" default:"32768" group:"Limits" help:"Headers of one call."`
 	MaxMessageBytes    int           `name:"max-message-bytes" var:"TEAMTOKEN_MAX_MESSAGE_BYTES" default:"65536" group:"Limits" help:"One message over gRPC. A body over REST may have 65536 whatever this is."`
-	HandshakeTimeout   time.Duration `name:"handshake-timeout" var:"TEAMTOKEN_HANDSHAKE_TIMEOUT" default:"5s" group:"Limits" help:"From a connection to the end of its TLS and HTTP/2 handshakes."`
-	ReadHeaderTimeout  time.Duration `name:"read-header-timeout" var:"TEAMTOKEN_READ_HEADER_TIMEOUT" default:"5s" group:"Limits" help:"The headers of one REST request."`
+	HandshakeTimeout   time.Duration `name:"handshake-timeout" var:"TEAMTOKEN_HANDSHAKE_TIMEOUT" default:"5s" group:"Limits" help:"From a gRPC connection to the end of its TLS and HTTP/2 handshakes."`
+	ReadHeaderTimeout  time.Duration `name:"read-header-timeout" var:"TEAMTOKEN_READ_HEADER_TIMEOUT" default:"5s" group:"Limits" help:"The TLS handshake of a REST connection, and the headers of one request."`
 	ReadTimeout        time.Duration `name:"read-timeout" var:"TEAMTOKEN_READ_TIMEOUT" default:"15s" group:"Limits" help:"One REST request, its body included."`
 	IdleTimeout        time.Duration `name:"idle-timeout" var:"TEAMTOKEN_IDLE_TIMEOUT" default:"2m" group:"Limits" help:"How long a connection without a call is kept."`
 	MaxConnectionAge   time.Duration `name:"max-connection-age" var:"TEAMTOKEN_MAX_CONNECTION_AGE" default:"30m" group:"Limits" help:"When a gRPC client is asked to connect anew, so that it finds replicas that came since."`

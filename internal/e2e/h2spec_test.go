@@ -25,8 +25,12 @@ import (
 // TestH2Spec has h2spec look at both listeners, and at a bare grpc-go and a bare
 // net/http beside them: what those do right, ours must. Neither does all right,
 // and some cases go by time, with the bare ones too: so one counts as worse when
-// ours had it wrong, and the bare one right, in each of five runs.
+// ours had it wrong, and the bare one right, in each of five runs. On a busy
+// machine that still happens by chance, so that it is no part of an ordinary run.
 func TestH2Spec(t *testing.T) {
+	if !long {
+		t.Skip("goes by time: make test-long runs it")
+	}
 	spec := filepath.Join(filepath.Dir(binary), "h2spec")
 	if out, err := exec.Command("go", "build", "-modfile=../../tools/h2spec/go.mod", "-o", spec,
 		"github.com/summerwind/h2spec/cmd/h2spec").CombinedOutput(); err != nil {

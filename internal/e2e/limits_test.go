@@ -629,3 +629,37 @@ func TestPings(t *testing.T) {
 		})
 	}
 }
+
+// A caller who leaves has his calls under way counted for as long as they go on
+// upstream: he could have any number of them otherwise.
+func TestCallsOfACallerWhoLeaves(t *testing.T) {
+	sim, url := newSimulator(t)
+	f := limited(t, sim, url, nil, "TEAMTOKEN_MAX_CALLS_PER_CALLER=2")
+	sim.Reset()
+	release := make(chan struct{})
+	fault := sim.Inject(simulator.Fault{Method: http.MethodPost, Times: 2, Hold: release})
+	for i := range 2 {
+		ctx, leave := context.WithCancel(as(t.Context(), sim.UserToken()))
+		var left sync.WaitGroup
+		left.Go(func() {
+			_, err := f.client.CreateNamedToken(ctx, &teamtokenv1.CreateNamedTokenRequest{TeamId: simulator.SeedTeam, Description: new(fmt.Sprint(i))})
+			if status.Code(err) != codes.Canceled {
+				t.Errorf("he left: %v", err)
+			}
+		})
+		eventually(t, "his call is upstream", func() bool { return len(sim.Requests()) == i+1 })
+		leave()
+		left.Wait()
+		eventually(t, "the server has seen him leave", func() bool { return strings.Count(f.stderr.String(), `"UPSTREAM_TIMEOUT"`) == i+1 })
+	}
+	read := func() error {
+		_, err := f.client.GetToken(as(t.Context(), sim.UserToken()), &teamtokenv1.GetTokenRequest{TeamId: simulator.SeedTeam})
+		return err
+	}
+	if err := read(); reason.DetailsOf(status.Convert(err)).Reason != "CALLER_QUOTA_EXCEEDED" {
+		t.Errorf("with two of his changes under way: %v", err)
+	}
+	close(release)
+	<-fault.Done()
+	eventually(t, "he may call again", func() bool { return read() == nil })
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -34,6 +35,9 @@ type call struct {
 	chain  *Chain
 	method method
 	caller caller.Caller
+
+	holds    atomic.Int64 // of the share, by the call and by a change that goes on when the caller leaves
+	giveBack func()       // gives back the share; nil if there is none
 
 	mu       sync.Mutex
 	record   audit.Record
@@ -196,6 +200,26 @@ func MayTouch(ctx context.Context, team string) bool {
 	}
 	k.decide(team)
 	return k.record.Decision == allowed
+}
+
+// hold keeps the caller's share until release is called, once.
+func (k *call) hold() (release func()) {
+	k.holds.Add(1)
+	return func() {
+		if k.holds.Add(-1) == 0 && k.giveBack != nil {
+			k.giveBack()
+		}
+	}
+}
+
+// Flying keeps the caller's share of the call of ctx until landed is called: by
+// leaving, a caller could have any number of changes under way otherwise.
+func Flying(ctx context.Context) (landed func()) {
+	k := callFrom(ctx)
+	if k == nil {
+		return func() {}
+	}
+	return k.hold()
 }
 
 // Asked notes the upstream's id of a request that was made for the call of ctx.

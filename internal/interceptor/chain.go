@@ -168,7 +168,8 @@ func (c *Chain) guarded(
 			e.RetryAfter = shareRetry
 			return nil, e
 		}
-		defer giveBack()
+		k.giveBack = giveBack
+		defer k.hold()()
 	}
 	if malformed(ctx) {
 		e := m.refused(teamtokenv1.ErrorReason_ERROR_REASON_INVALID_FIELD)

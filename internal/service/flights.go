@@ -78,8 +78,10 @@ func fly[T any](
 	}
 	done := make(chan result, 1)
 	var settled atomic.Bool // by the flight that ends, or by the caller that leaves: whoever is first
+	landed := s.options.Flying(ctx)
 	s.flights.start(func() {
 		value, err := recovered(ctx, carryOut)
+		landed() // before the caller is answered, who may call again at once
 		if settled.CompareAndSwap(false, true) {
 			done <- result{value, err}
 			return

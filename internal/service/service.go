@@ -37,6 +37,9 @@ type Options struct {
 	// Late, if set, is told what became of a change that ended after its caller had
 	// been answered: its response, or its error.
 	Late func(ctx context.Context, resp any, err error)
+	// Flying, if set, is told that a change begins, which goes on without its caller;
+	// it returns what is to be told that the change has ended.
+	Flying func(ctx context.Context) (landed func())
 }
 
 // Service implements TeamTokenService. It is safe for concurrent use.
@@ -58,6 +61,9 @@ func New(u Upstream, o Options, log *slog.Logger) *Service {
 	}
 	if o.Late == nil {
 		o.Late = func(context.Context, any, error) {}
+	}
+	if o.Flying == nil {
+		o.Flying = func(context.Context) func() { return func() {} }
 	}
 	return &Service{upstream: u, options: o, log: log, flights: newFlights()}
 }
