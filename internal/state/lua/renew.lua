@@ -1,0 +1,7 @@
+-- KEYS: team, unsettled; ARGV: name, holder, epoch, lease (ms)
+local m = redis.call('HMGET', KEYS[1], 'holder', 'epoch')
+if m[1] ~= ARGV[2] or m[2] ~= ARGV[3] then return 0 end
+local ends = n(now + ARGV[4])
+redis.call('HSET', KEYS[1], 'until', ends)
+redis.call('ZADD', KEYS[2], ends, ARGV[1])
+return 1

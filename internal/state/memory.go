@@ -1,0 +1,262 @@
+package state
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Memory is the state of one replica, which is gone when the process is.
+type Memory struct {
+	times Times
+
+	mu      sync.Mutex
+	teams   map[string]*team
+	records map[string]*record
+	tat     map[string]time.Time // by bucket, when its next regular slot is
+	swept   time.Time
+}
+
+type team struct {
+	holder string // empty if nobody has the turn
+	epoch  int64
+	known  string
+	change *Change   // begun, and not ended
+	begun  time.Time // and what follows is of it
+	hold   time.Time // zero until its outcome is said to be unknown
+	due    time.Time
+}
+
+type record struct {
+	params  string
+	fate    Fate // empty while it is open
+	what    Recorded
+	answer  time.Time // when the answer goes
+	expires time.Time
+}
+
+// NewMemory returns an empty state.
+func NewMemory(t Times) *Memory {
+	return &Memory{
+		times: t, teams: make(map[string]*team), records: make(map[string]*record), tat: make(map[string]time.Time), swept: time.Now(),
+	}
+}
+
+// Lease is 0: who has a turn is there to end it.
+func (m *Memory) Lease() time.Duration { return 0 }
+
+// Close does nothing.
+func (m *Memory) Close() error { return nil }
+
+// Begin is of Store.
+func (m *Memory) Begin(_ context.Context, a Ask) (Answer, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := time.Now()
+	r := m.record(a.Change.Record, now)
+	if r != nil && r.params != a.Params {
+		return Answer{Verdict: Reused}, nil
+	}
+	if r != nil && r.fate == Keep {
+		return Answer{Verdict: Done, Recorded: r.what}, nil
+	}
+	t := m.teams[a.Change.Team]
+	if t == nil {
+		t = &team{}
+		m.teams[a.Change.Team] = t
+	}
+	if t.change != nil {
+		same := r != nil && t.change.Record == a.Change.Record
+		return t.occupied(a, same, now), nil
+	}
+	wait := m.reserve(a.Slot, now)
+	if wait > a.Slot.MaxWait {
+		return Answer{Verdict: Over, Wait: wait}, nil
+	}
+	t.epoch++
+	t.holder, t.begun = a.Holder, now
+	t.change = &a.Change
+	lost := ""
+	if a.Change.Record != "" {
+		if r != nil {
+			lost = r.what.Token
+		}
+		m.records[a.Change.Record] = &record{params: a.Params, what: Recorded{Token: lost}, expires: now.Add(m.times.Tombstone)}
+	}
+	return Answer{
+		Verdict: Granted, Turn: Turn{a.Change.Team, a.Holder, t.epoch, a.Change.Record}, Wait: wait, Known: t.known, Lost: lost,
+	}, nil
+}
+
+// occupied is the answer to who asks for a team of which something is not ended.
+func (t *team) occupied(a Ask, same bool, now time.Time) Answer {
+	switch {
+	case t.holder != "" && same && t.hold.IsZero():
+		return Answer{Verdict: Running}
+	case t.holder != "" && t.hold.IsZero():
+		return Answer{Verdict: Busy}
+	case t.holder == "" && !t.due.After(now):
+		return Answer{Verdict: Unsettle, Unsettled: t.claim(a.Holder, now)}
+	case same:
+		return Answer{Verdict: Unknown, Wait: t.hold.Sub(now)}
+	default:
+		return Answer{Verdict: Held, Wait: t.hold.Sub(now)}
+	}
+}
+
+func (t *team) claim(holder string, now time.Time) Unsettled {
+	t.epoch++
+	t.holder = holder
+	return Unsettled{
+		Turn: Turn{t.change.Team, holder, t.epoch, t.change.Record}, Change: *t.change,
+		Since: now.Sub(t.begun), Hold: t.hold.Sub(now), Known: t.known,
+	}
+}
+
+// record is the record of a key as it is by now.
+func (m *Memory) record(key string, now time.Time) *record {
+	r := m.records[key]
+	if r == nil || now.After(r.expires) {
+		return nil
+	}
+	if r.fate == Keep && now.After(r.answer) {
+		r.what.Answer = nil
+	}
+	return r
+}
+
+// Renew is of Store.
+func (m *Memory) Renew(_ context.Context, t Turn) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if own := m.teams[t.Team]; own == nil || own.holder != t.Holder || own.epoch != t.Epoch {
+		return ErrFenced
+	}
+	return nil
+}
+
+// End is of Store.
+func (m *Memory) End(_ context.Context, t Turn, e End) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := time.Now()
+	own := m.teams[t.Team]
+	if own == nil || own.holder != t.Holder || own.epoch != t.Epoch {
+		return ErrFenced
+	}
+	own.holder = ""
+	if e.Unknown {
+		if own.hold.IsZero() {
+			own.hold = now.Add(m.times.Hold)
+		}
+		own.due = now.Add(m.times.check())
+		return nil
+	}
+	own.change, own.hold, own.due = nil, time.Time{}, time.Time{}
+	if e.Known != Same {
+		own.known = e.Known
+	}
+	if t.record == "" {
+		return nil
+	}
+	if e.Fate == Forget {
+		delete(m.records, t.record)
+		return nil
+	}
+	if r := m.records[t.record]; r != nil {
+		r.fate, r.what = e.Fate, e.Recorded
+		r.answer, r.expires = now.Add(m.times.Answer), now.Add(m.times.Tombstone)
+	}
+	return nil
+}
+
+// Due is of Store.
+func (m *Memory) Due(context.Context) ([]string, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := time.Now()
+	m.sweep(now)
+	var due []string
+	for name, t := range m.teams {
+		if t.change != nil && t.holder == "" && !t.due.After(now) && len(due) < maxDue {
+			due = append(due, name)
+		}
+	}
+	slices.Sort(due)
+	return due, nil
+}
+
+// maxDue is how many teams are settled in one go.
+const maxDue = 100
+
+// sweep lets go of what has had its time, once a minute.
+func (m *Memory) sweep(now time.Time) {
+	if now.Sub(m.swept) < time.Minute {
+		return
+	}
+	m.swept = now
+	for key := range m.records {
+		if m.record(key, now) == nil {
+			delete(m.records, key)
+		}
+	}
+	for bucket, tat := range m.tat {
+		if tat.Before(now) {
+			delete(m.tat, bucket)
+		}
+	}
+	for name, t := range m.teams {
+		if t.change == nil && now.Sub(t.begun) > m.times.Tombstone {
+			delete(m.teams, name)
+		}
+	}
+}
+
+// Claim is of Store.
+func (m *Memory) Claim(_ context.Context, name, holder string) (Unsettled, bool, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := time.Now()
+	t := m.teams[name]
+	if t == nil || t.change == nil || t.holder != "" || t.due.After(now) {
+		return Unsettled{}, false, nil
+	}
+	return t.claim(holder, now), true, nil
+}
+
+// Reserve is of Store.
+func (m *Memory) Reserve(_ context.Context, s Slot) (time.Duration, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.reserve(s, time.Now()), nil
+}
+
+func (m *Memory) reserve(s Slot, now time.Time) time.Duration {
+	if s.Interval == 0 {
+		return 0
+	}
+	tat := m.tat[s.Bucket]
+	wait := max(tat.Add(-s.Burst).Sub(now), 0)
+	if wait > s.MaxWait {
+		return wait
+	}
+	if tat.Before(now) {
+		tat = now
+	}
+	m.tat[s.Bucket] = tat.Add(s.Interval)
+	return wait
+}
+
+// Pause is of Store.
+func (m *Memory) Pause(_ context.Context, s Slot, d time.Duration) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if until := time.Now().Add(d + s.Burst); until.After(m.tat[s.Bucket]) {
+		m.tat[s.Bucket] = until
+	}
+	return nil
+}
+
+// Beat is of Store: there is one replica.
+func (m *Memory) Beat(context.Context, string) (int, error) { return 1, nil }

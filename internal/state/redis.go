@@ -1,0 +1,349 @@
+package state
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	_ "embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+
+	"github.com/teamtoken/teamtoken/internal/secret"
+)
+
+// Redis is the state of any number of replicas, in one slot of a Redis or Valkey:
+// that is what lets a step touch a team, a record and the budget at once, and it
+// is enough for an upstream that takes thirty requests a second.
+type Redis struct {
+	client redis.UniversalClient
+	times  Times
+	prefix string
+}
+
+// RedisOptions say which Redis, and how to reach it.
+type RedisOptions struct {
+	// URL is redis:// or rediss://, with `master_name` among its parameters for
+	// Sentinel, or `cluster=true` for Cluster, and `addr` for each further node. It may
+	// hold a password.
+	URL secret.Text
+	// Password, if set, is asked for at each connection, and goes before the URL's.
+	Password func() secret.Text
+	// TLS is used for rediss://; nil trusts the system's CAs.
+	TLS *tls.Config
+	// Prefix keeps several services in one Redis apart.
+	Prefix string
+	Times  Times
+}
+
+// Time-outs of one step. A call that has to wait longer than this for Redis is
+// refused, and it is better that it is soon.
+const (
+	dialTimeout = time.Second
+	stepTimeout = time.Second
+)
+
+// OpenRedis returns the state in Redis, which need not be there yet. An error says
+// what is wrong with the URL, and never shows it.
+func OpenRedis(o RedisOptions) (*Redis, error) {
+	redis.SetLogger(silent{})
+	u, err := options(o.URL)
+	if err != nil {
+		return nil, err
+	}
+	u.DialTimeout, u.ReadTimeout, u.WriteTimeout, u.ContextTimeoutEnabled = dialTimeout, stepTimeout, stepTimeout, true
+	u.MaxRetries, u.DialerRetries = 1, 1
+	u.PoolTimeout = stepTimeout
+	u.DisableIdentity = true
+	u.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
+	if u.TLSConfig != nil && o.TLS != nil {
+		name := u.TLSConfig.ServerName
+		u.TLSConfig = o.TLS.Clone()
+		u.TLSConfig.ServerName = cmp.Or(u.TLSConfig.ServerName, name)
+	}
+	if o.Password != nil {
+		user := u.Username
+		u.CredentialsProvider = func() (string, string) { return user, o.Password().Reveal() }
+	}
+	return &Redis{client: redis.NewUniversalClient(u), times: o.Times, prefix: "{" + o.Prefix + "}:"}, nil
+}
+
+// silent keeps the library from writing to standard error: what it has to say is
+// in the errors of the steps.
+type silent struct{}
+
+func (silent) Printf(context.Context, string, ...any) {}
+
+var errURL = errors.New("must be redis://HOST:PORT or rediss://HOST:PORT, with master_name=NAME for Sentinel or cluster=true for Cluster, and addr=HOST:PORT for each further node")
+
+// options reads the URL of a single Redis, of Sentinels, or of a Cluster.
+func options(text secret.Text) (*redis.UniversalOptions, error) {
+	parsed, err := url.Parse(text.Reveal())
+	if err != nil {
+		return nil, errURL // the parser's own error quotes the password
+	}
+	query := parsed.Query()
+	kind := query.Get("cluster")
+	query.Del("cluster")
+	parsed.RawQuery = query.Encode()
+	u := &redis.UniversalOptions{}
+	switch {
+	case query.Has("master_name"):
+		o, err := redis.ParseFailoverURL(parsed.String())
+		if err != nil {
+			return nil, errURL
+		}
+		u.Addrs, u.MasterName, u.Username, u.Password, u.DB = o.SentinelAddrs, o.MasterName, o.Username, o.Password, o.DB
+		u.SentinelUsername, u.SentinelPassword, u.TLSConfig = o.SentinelUsername, o.SentinelPassword, o.TLSConfig
+	case kind == "true":
+		o, err := redis.ParseClusterURL(parsed.String())
+		if err != nil {
+			return nil, errURL
+		}
+		u.Addrs, u.Username, u.Password, u.TLSConfig, u.IsClusterMode = o.Addrs, o.Username, o.Password, o.TLSConfig, true
+	case kind != "" || query.Has("addr"):
+		return nil, errURL
+	default:
+		o, err := redis.ParseURL(parsed.String())
+		if err != nil || parsed.Scheme == "unix" {
+			return nil, errURL
+		}
+		u.Addrs, u.Username, u.Password, u.DB, u.TLSConfig = []string{o.Addr}, o.Username, o.Password, o.DB, o.TLSConfig
+	}
+	return u, nil
+}
+
+// CheckURL is an error if OpenRedis would not take the URL.
+func CheckURL(text secret.Text) error {
+	_, err := options(text)
+	return err
+}
+
+//go:embed lua/clock.lua
+var clock string
+
+//go:embed lua/begin.lua
+var beginText string
+
+//go:embed lua/end.lua
+var endText string
+
+//go:embed lua/renew.lua
+var renewText string
+
+//go:embed lua/claim.lua
+var claimText string
+
+//go:embed lua/due.lua
+var dueText string
+
+//go:embed lua/reserve.lua
+var reserveText string
+
+//go:embed lua/pause.lua
+var pauseText string
+
+//go:embed lua/beat.lua
+var beatText string
+
+var (
+	beginScript   = redis.NewScript(clock + beginText)
+	endScript     = redis.NewScript(clock + endText)
+	renewScript   = redis.NewScript(clock + renewText)
+	claimScript   = redis.NewScript(clock + claimText)
+	dueScript     = redis.NewScript(clock + dueText)
+	reserveScript = redis.NewScript(clock + reserveText)
+	pauseScript   = redis.NewScript(clock + pauseText)
+	beatScript    = redis.NewScript(clock + beatText)
+)
+
+func (r *Redis) team(name string) string   { return r.prefix + "team:" + name }
+func (r *Redis) record(key string) string  { return r.prefix + "record:" + key }
+func (r *Redis) answer(key string) string  { return r.prefix + "answer:" + key }
+func (r *Redis) bucket(name string) string { return r.prefix + "budget:" + name }
+func (r *Redis) unsettled() string         { return r.prefix + "unsettled" }
+func (r *Redis) replicas() string          { return r.prefix + "replicas" }
+
+// Lease is of Store.
+func (r *Redis) Lease() time.Duration { return r.times.lease() }
+
+// Close ends the connections.
+func (r *Redis) Close() error { return r.client.Close() }
+
+// Begin is of Store.
+func (r *Redis) Begin(ctx context.Context, a Ask) (Answer, error) {
+	change, err := json.Marshal(a.Change)
+	if err != nil {
+		return Answer{}, err
+	}
+	key := a.Change.Record
+	params := ""
+	if key != "" {
+		params = a.Params
+	}
+	reply, err := words(beginScript.Run(ctx, r.client,
+		[]string{r.team(a.Change.Team), r.record(key), r.answer(key), r.unsettled(), r.bucket(a.Slot.Bucket)},
+		a.Change.Team, a.Holder, r.times.lease().Milliseconds(), r.times.Hold.Milliseconds(), change, params,
+		r.times.Tombstone.Milliseconds(), a.Slot.Interval.Microseconds(), a.Slot.Burst.Microseconds(), a.Slot.MaxWait.Microseconds(),
+	))
+	if err != nil {
+		return Answer{}, err
+	}
+	answer := Answer{Verdict: Verdict(reply.word(0))}
+	switch answer.Verdict {
+	case Granted:
+		answer.Turn = Turn{a.Change.Team, a.Holder, reply.number(1), key}
+		answer.Wait = time.Duration(reply.number(2)) * time.Microsecond
+		answer.Known, answer.Lost = reply.word(3), reply.word(4)
+	case Done:
+		answer.Recorded = Recorded{Answer: []byte(reply.word(1)), Token: reply.word(2), Failure: reply.word(3)}
+	case Over:
+		answer.Wait = time.Duration(reply.number(1)) * time.Microsecond
+	case Unsettle:
+		answer.Unsettled, err = reply.unsettled(a.Holder)
+	case Busy, Held, Running, Unknown:
+		answer.Wait = time.Duration(reply.number(1)) * time.Millisecond
+	case Reused:
+	default:
+		err = errReply
+	}
+	return answer, err
+}
+
+var errReply = errors.New("state: Redis gave an answer that no script of this version gives")
+
+// reply is what a script returned: strings.
+type reply []any
+
+func words(cmd *redis.Cmd) (reply, error) {
+	s, err := cmd.Slice()
+	if err != nil {
+		return nil, fmt.Errorf("state: %w", err)
+	}
+	return s, nil
+}
+
+func (r reply) word(i int) string {
+	if i >= len(r) {
+		return ""
+	}
+	s, _ := r[i].(string)
+	return s
+}
+
+func (r reply) number(i int) int64 {
+	n, _ := strconv.ParseInt(r.word(i), 10, 64)
+	return n
+}
+
+func (r reply) unsettled(holder string) (Unsettled, error) {
+	u := Unsettled{
+		Since: time.Duration(r.number(3)) * time.Millisecond,
+		Hold:  time.Duration(r.number(4)) * time.Millisecond,
+		Known: r.word(5),
+	}
+	if err := json.Unmarshal([]byte(r.word(2)), &u.Change); err != nil {
+		return Unsettled{}, fmt.Errorf("state: a change that was written down cannot be read: %w", err)
+	}
+	u.Turn = Turn{u.Change.Team, holder, r.number(1), u.Change.Record}
+	return u, nil
+}
+
+// Renew is of Store.
+func (r *Redis) Renew(ctx context.Context, t Turn) error {
+	return fenced(renewScript.Run(ctx, r.client, []string{r.team(t.Team), r.unsettled()},
+		t.Team, t.Holder, t.Epoch, r.times.lease().Milliseconds()))
+}
+
+// fenced is the error of a step that a turn is needed for.
+func fenced(cmd *redis.Cmd) error {
+	switch done, err := cmd.Int(); {
+	case err != nil:
+		return fmt.Errorf("state: %w", err)
+	case done == 0:
+		return ErrFenced
+	}
+	return nil
+}
+
+// End is of Store.
+func (r *Redis) End(ctx context.Context, t Turn, e End) error {
+	fate, unknown := e.Fate, "0"
+	if t.record == "" {
+		fate = ""
+	}
+	if e.Unknown {
+		unknown = "1"
+	}
+	return fenced(endScript.Run(ctx, r.client,
+		[]string{r.team(t.Team), r.record(t.record), r.answer(t.record), r.unsettled()},
+		t.Team, t.Holder, t.Epoch, unknown, r.times.Hold.Milliseconds(), r.times.check().Milliseconds(), e.Known, string(fate),
+		e.Recorded.Answer, r.times.Answer.Milliseconds(), e.Recorded.Token, e.Recorded.Failure, r.times.Tombstone.Milliseconds(),
+	))
+}
+
+// Due is of Store.
+func (r *Redis) Due(ctx context.Context) ([]string, error) {
+	due, err := dueScript.Run(ctx, r.client, []string{r.unsettled()}, maxDue).StringSlice()
+	if err != nil {
+		return nil, fmt.Errorf("state: %w", err)
+	}
+	return due, nil
+}
+
+// Claim is of Store.
+func (r *Redis) Claim(ctx context.Context, team, holder string) (Unsettled, bool, error) {
+	reply, err := words(claimScript.Run(ctx, r.client, []string{r.team(team), r.unsettled()},
+		team, holder, r.times.lease().Milliseconds(), r.times.Hold.Milliseconds()))
+	if err != nil || reply.word(0) == "" {
+		return Unsettled{}, false, err
+	}
+	u, err := reply.unsettled(holder)
+	return u, err == nil, err
+}
+
+// Reserve is of Store.
+func (r *Redis) Reserve(ctx context.Context, s Slot) (time.Duration, error) {
+	if s.Interval == 0 {
+		return 0, nil
+	}
+	wait, err := reserveScript.Run(ctx, r.client, []string{r.bucket(s.Bucket)},
+		s.Interval.Microseconds(), s.Burst.Microseconds(), s.MaxWait.Microseconds()).Int64()
+	if err != nil {
+		return 0, fmt.Errorf("state: %w", err)
+	}
+	return time.Duration(wait) * time.Microsecond, nil
+}
+
+// Pause is of Store.
+func (r *Redis) Pause(ctx context.Context, s Slot, d time.Duration) error {
+	if err := pauseScript.Run(ctx, r.client, []string{r.bucket(s.Bucket)}, (d + s.Burst).Microseconds()).Err(); err != nil {
+		return fmt.Errorf("state: %w", err)
+	}
+	return nil
+}
+
+// Beat is of Store.
+func (r *Redis) Beat(ctx context.Context, replica string) (int, error) {
+	n, err := beatScript.Run(ctx, r.client, []string{r.replicas()}, replica, beatLife.Milliseconds()).Int()
+	if err != nil {
+		return 0, fmt.Errorf("state: %w", err)
+	}
+	return n, nil
+}
+
+// Describe is where the state is, without its password.
+func (o RedisOptions) Describe() string {
+	u, err := url.Parse(o.URL.Reveal())
+	if err != nil {
+		return "redis"
+	}
+	return strings.TrimSuffix(u.Scheme+"://"+u.Host, "/")
+}
