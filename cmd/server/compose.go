@@ -11,12 +11,14 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
 
 	"github.com/fullstorydev/grpchan/inprocgrpc"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
 	"github.com/teamtoken/teamtoken/internal/audit"
+	"github.com/teamtoken/teamtoken/internal/budget"
 	"github.com/teamtoken/teamtoken/internal/config"
 	"github.com/teamtoken/teamtoken/internal/gateway"
 	"github.com/teamtoken/teamtoken/internal/interceptor"
@@ -47,12 +49,19 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) er
 	if err != nil {
 		return err
 	}
+	store, keys, err := files.state(cfg)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = store.Close() }()
+	room := budget.New(cfg.UpstreamRate, store, log)
 	client, err := upstream.New(upstream.Options{
 		Address:    address,
 		Transport:  transport,
 		Credential: credential,
 		Timeout:    cfg.UpstreamTimeout,
 		UserAgent:  "teamtoken/" + version,
+		Pacer:      room,
 		Observe: func(ctx context.Context, a upstream.Attempt) {
 			metrics.Upstream(a.Operation, a.Result, a.Duration)
 			interceptor.Asked(ctx, a.RequestID)
@@ -61,9 +70,17 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) er
 	if err != nil {
 		return err
 	}
+	organizations, err := named(cfg.Organizations)
+	if err != nil {
+		return err
+	}
+	var chain *interceptor.Chain
 	svc := service.New(client, service.Options{
+		Store: store, Budget: room, Keys: keys, Hold: cfg.UnknownHold, Organizations: organizations,
 		MaxTokenTTL: cfg.MaxTokenTTL, DefaultTokenTTL: cfg.DefaultTokenTTL,
 		MayTouch: interceptor.MayTouch, Late: interceptor.Late, Flying: interceptor.Flying,
+		Journal: interceptor.Journal, Redrive: interceptor.Redrive, Settled: interceptor.Settled,
+		Resume: func(ctx context.Context, journal any) context.Context { return chain.Resume(ctx, journal) },
 	}, log)
 	identify, err := files.identify(cfg)
 	if err != nil {
@@ -91,7 +108,7 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) er
 	}
 	defer func() { _ = book.Close() }()
 	files.reopen(book)
-	chain := interceptor.New(teamtokenv1.File_teamtoken_v1_team_token_service_proto.Services().ByName("TeamTokenService"),
+	chain = interceptor.New(teamtokenv1.File_teamtoken_v1_team_token_service_proto.Services().ByName("TeamTokenService"),
 		interceptor.Options{
 			Log:               log,
 			Metrics:           metrics,
@@ -143,7 +160,18 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) er
 	if err != nil {
 		return err
 	}
+	settling, settled := context.WithCancel(ctx)
+	var settler sync.WaitGroup
+	settler.Go(func() { svc.Run(settling) })
+	defer settler.Wait()
+	defer settled()
+	if cfg.Credentials == config.ServiceCredentials && cfg.UpstreamRate > 0 {
+		go files.learn(client)
+	}
 	log.Info("serving", "version", version, "grpc", srv.GRPCAddr, "rest", srv.RESTURL, "admin", srv.AdminURL, "upstream", address)
+	if !cfg.SharedState() {
+		log.Info("this replica shares no state: run it alone, or set TEAMTOKEN_STATE, since several would know nothing of each other's changes")
+	}
 	if cfg.AnyCaller() {
 		log.Warn("no caller is asked who it is: whoever reaches the listeners may replace the token of every team")
 	}
@@ -151,6 +179,18 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) er
 		welcome(stdout, srv, address)
 	}
 	return srv.Run(ctx)
+}
+
+// named are organizations, whose names config has checked.
+func named(names []string) ([]upstream.Organization, error) {
+	organizations := make([]upstream.Organization, len(names))
+	for i, name := range names {
+		var err error
+		if organizations[i], err = upstream.ParseOrganization(name); err != nil {
+			return nil, fmt.Errorf("TEAMTOKEN_ORGANIZATIONS (--organizations): %w", err)
+		}
+	}
+	return organizations, nil
 }
 
 // follower reads files, follows their changes until ctx ends, and logs them.

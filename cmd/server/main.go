@@ -37,10 +37,13 @@ func main() {
 }
 
 // run is the program: 0 after an orderly stop, 1 if it could not start or serve,
-// 2 if its settings are wrong. Its subcommand `policy` serves nothing.
+// 2 if its settings are wrong. Its subcommands `policy` and `state-key` serve nothing.
 func run(args []string, env func(string) (string, bool), stdout, stderr io.Writer) int {
 	if len(args) > 0 && args[0] == "policy" {
 		return policyCommand(args[1:], stdout, stderr)
+	}
+	if len(args) > 0 && args[0] == "state-key" {
+		return stateKeyCommand(args[1:], stdout, stderr)
 	}
 	cfg, err := config.Load(args, env, stdout, version)
 	switch {

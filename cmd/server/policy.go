@@ -9,8 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/alecthomas/kong"
-
 	"github.com/teamtoken/teamtoken/internal/caller"
 	"github.com/teamtoken/teamtoken/internal/policy"
 )
@@ -43,29 +41,7 @@ var errDenied = errors.New("denied")
 // or the call allowed; 1 if the call is denied; 2 if anything is wrong.
 func policyCommand(args []string, stdout, stderr io.Writer) int {
 	var line policyLine
-	shown := false
-	parser, err := kong.New(&line, kong.Name("teamtoken-server policy"),
-		kong.Description("Policy files: who may do what. See docs/policy.md."),
-		kong.Writers(stdout, stderr), kong.Exit(func(int) { shown = true }), kong.BindTo(stdout, (*io.Writer)(nil)))
-	if err != nil {
-		fmt.Fprintf(stderr, "teamtoken-server: %v\n", err)
-		return 2
-	}
-	ctx, err := parser.Parse(args)
-	if shown {
-		return 0
-	}
-	if err == nil {
-		err = ctx.Run()
-	}
-	switch {
-	case errors.Is(err, errDenied):
-		return 1
-	case err != nil:
-		fmt.Fprintf(stderr, "teamtoken-server: %v\n", err)
-		return 2
-	}
-	return 0
+	return subcommand("policy", "Policy files: who may do what. See docs/policy.md.", &line, args, stdout, stderr)
 }
 
 func readPolicy(path string) (*policy.Policy, error) {

@@ -21,6 +21,12 @@ const (
 	EventRefusal = "refusal"
 	// EventLate: what became of a change whose caller had been answered before.
 	EventLate = "late"
+	// EventRedrive: one more request that changes something is about to be made for an
+	// attempt, since the answer to the one before was lost.
+	EventRedrive = "redrive"
+	// EventSettled: what became of an attempt whose outcome was unknown, as was found
+	// out afterwards, maybe by another replica.
+	EventSettled = "settled"
 	// EventResumed: lines can be written again. It belongs to no call.
 	EventResumed = "resumed"
 )
@@ -44,6 +50,7 @@ type Record struct {
 	TokenID           string        `json:"token_id"`
 	ExpectedTokenID   string        `json:"expected_token_id"`
 	IdempotencyKey    string        `json:"idempotency_key"` // the request's own request_id
+	Redrives          string        `json:"redrives"`        // the method of the further request, of EventRedrive
 	Decision          string        `json:"decision"`        // allow, deny, pending
 	Rule              string        `json:"rule"`
 	UpstreamRequestID string        `json:"upstream_request_id"` // the last one
@@ -77,6 +84,7 @@ func (r *Record) append(b []byte) []byte {
 	b = appendString(b, `,"token_id":`, r.TokenID)
 	b = appendString(b, `,"expected_token_id":`, r.ExpectedTokenID)
 	b = appendString(b, `,"idempotency_key":`, r.IdempotencyKey)
+	b = appendString(b, `,"redrives":`, r.Redrives)
 	b = appendString(b, `,"decision":`, r.Decision)
 	b = appendString(b, `,"rule":`, r.Rule)
 	b = appendString(b, `,"upstream_request_id":`, r.UpstreamRequestID)

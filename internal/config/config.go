@@ -67,6 +67,16 @@ type Config struct {
 	TLSClientAuth   string `name:"tls-client-auth" var:"TEAMTOKEN_TLS_CLIENT_AUTH" default:"require" group:"TLS" help:"With mutual TLS: 'require' a certificate of every client, or leave it 'optional', for callers who have another identity."`
 	SPIFFESocket    string `name:"spiffe-socket" var:"TEAMTOKEN_SPIFFE_SOCKET" placeholder:"URL" group:"TLS" help:"SPIFFE Workload API, 'unix:///run/spire/agent.sock' for example, to have certificate, key and CAs from instead of the files above: mutual TLS, rotated by itself."`
 
+	UpstreamRate  float64  `name:"upstream-rate" var:"TEAMTOKEN_UPSTREAM_RATE" default:"27" placeholder:"NUMBER" group:"Upstream" help:"Requests to the upstream in a second, of all replicas together; it is lowered if the upstream says that it takes less. HCP Terraform takes 30 of one user. 0 has no limit."`
+	Organizations []string `name:"organizations" var:"TEAMTOKEN_ORGANIZATIONS" placeholder:"NAME,…" group:"Upstream" help:"Organizations of the teams, in whose lists a token with a description is looked for whose answer was lost. Without it, all that the credential can see are."`
+
+	State             secret.Text   `kong:"-" var:"TEAMTOKEN_STATE" group:"State" help:"Where it is kept what the replicas have to agree on: 'memory', the default, for one replica; or 'redis://HOST:PORT', 'rediss://' for TLS, of Redis 7 or Valkey, with '?master_name=NAME' for Sentinel, '?cluster=true' for Cluster, and '&addr=HOST:PORT' for each further node. It may hold a user and a password, so that it is set by the environment only."`
+	StateKeyFile      string        `name:"state-key-file" var:"TEAMTOKEN_STATE_KEY_FILE" placeholder:"FILE" group:"State" help:"Keys that seal what is kept in Redis: 'teamtoken-server state-key new FILE' makes them. All replicas have the same. It is read again when it changes."`
+	StatePasswordFile string        `name:"state-password-file" var:"TEAMTOKEN_STATE_PASSWORD_FILE" placeholder:"FILE" group:"State" help:"Password for Redis, in place of one in TEAMTOKEN_STATE. It is read again when it changes."`
+	StateCAFile       string        `name:"state-ca-file" var:"TEAMTOKEN_STATE_CA_FILE" placeholder:"FILE" group:"State" help:"CAs to trust for Redis instead of the system's, in PEM. It is read at start."`
+	StatePrefix       string        `name:"state-prefix" var:"TEAMTOKEN_STATE_PREFIX" default:"teamtoken" placeholder:"NAME" group:"State" help:"What the keys in Redis begin with: another one for each upstream."`
+	UnknownHold       time.Duration `name:"unknown-hold" var:"TEAMTOKEN_UNKNOWN_HOLD" default:"30s" group:"State" help:"How long a team is held back after a change whose outcome is unknown: longer than the upstream can take to carry out a request after its connection was lost. All replicas have the same."`
+
 	UpstreamTimeout time.Duration `name:"upstream-timeout" var:"TEAMTOKEN_UPSTREAM_TIMEOUT" default:"30s" group:"Time" help:"The longest that one request to the upstream may take, whatever the caller does."`
 	RequestTimeout  time.Duration `name:"request-timeout" var:"TEAMTOKEN_REQUEST_TIMEOUT" default:"60s" group:"Time" help:"Deadline of a call that brings none, and the cap of one that does."`
 
@@ -150,6 +160,7 @@ func (c *Config) check() error {
 		"TEAMTOKEN_CREDENTIALS (--credentials) is caller, so that TEAMTOKEN_INSECURE_ALLOW_ANY_CALLER"+
 			" (--insecure-allow-any-caller) would mean nothing: leave it out")
 	c.checkCallers(refuse)
+	c.checkState(refuse)
 
 	addresses := []struct{ name, value string }{
 		{"TEAMTOKEN_GRPC_ADDRESS (--grpc-address)", c.GRPCAddress},

@@ -57,6 +57,9 @@ func Load(args []string, env func(string) (string, bool), stdout io.Writer, vers
 			return nil, fmt.Errorf("TFE_TOKEN: %w", err)
 		}
 	}
+	if state, ok := env(field("State").Tag.Get("var")); ok {
+		line.State = secret.New(strings.TrimSpace(state))
+	}
 	if err := line.check(); err != nil {
 		return nil, err
 	}

@@ -125,7 +125,7 @@ func start(t *testing.T, s settings) *facade {
 	f := &facade{exited: make(chan struct{})}
 	env := []string{
 		"TEAMTOKEN_GRPC_ADDRESS=127.0.0.1:0", "TEAMTOKEN_HTTP_ADDRESS=127.0.0.1:0", "TEAMTOKEN_ADMIN_ADDRESS=127.0.0.1:0",
-		"TEAMTOKEN_LOG_LEVEL=debug",
+		"TEAMTOKEN_LOG_LEVEL=debug", "TEAMTOKEN_UPSTREAM_RATE=0",
 		"GORACE=atexit_sleep_ms=0", // a second less at every exit; a race that was seen is told all the same
 	}
 	if s.upstream != "" {

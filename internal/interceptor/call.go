@@ -2,6 +2,7 @@ package interceptor
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"sync"
 	"sync/atomic"
@@ -247,6 +248,78 @@ func Late(ctx context.Context, resp any, err error) {
 	if k.answered {
 		k.late()
 	}
+}
+
+// Journal is what has to be written down of the call of ctx, so that Resume can go
+// on with it, in another process too; nil outside of the chain.
+func Journal(ctx context.Context) any {
+	if k := callFrom(ctx); k != nil {
+		return k
+	}
+	return nil
+}
+
+// MarshalJSON is the call as it stands in the audit.
+func (k *call) MarshalJSON() ([]byte, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.record.MarshalJSON()
+}
+
+// Resume returns a context of the call that a journal is of, for what is done for
+// it when it has ended.
+func (c *Chain) Resume(ctx context.Context, journal any) context.Context {
+	k, here := journal.(*call)
+	if !here {
+		k = &call{chain: c}
+		if text, err := json.Marshal(journal); err == nil {
+			_ = json.Unmarshal(text, &k.record) // what can't be read is left out of the audit
+		}
+		if known, ok := c.methods[c.prefix+k.record.Method]; ok {
+			k.method = known
+		}
+	}
+	return context.WithValue(ctx, callKey{}, k)
+}
+
+// Redrive writes down that one more request is about to be made for the call of
+// ctx, by which method, and about which token; or returns why it may not be.
+func Redrive(ctx context.Context, method, token string) error {
+	k := callFrom(ctx)
+	if k == nil {
+		return nil
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	r := k.record
+	r.Event, r.Time, r.Redrives, r.Duration = audit.EventRedrive, time.Now(), method, 0
+	r.Code, r.Reason, r.Outcome = "", "", ""
+	if token != "" {
+		r.TokenID = token
+	}
+	if err := k.chain.options.Audit.Attempt(context.WithoutCancel(ctx), &r); err != nil {
+		e := k.method.refused(teamtokenv1.ErrorReason_ERROR_REASON_AUDIT_UNAVAILABLE)
+		e.Cause = err
+		return e
+	}
+	return nil
+}
+
+// Settled writes down what became of the call of ctx, whose outcome was unknown.
+func Settled(ctx context.Context, token string, outcome reason.Outcome) {
+	k := callFrom(ctx)
+	if k == nil {
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	r := k.record
+	r.Event, r.Time, r.Duration = audit.EventSettled, time.Now(), 0
+	r.Code, r.Reason, r.Outcome = "", "", string(outcome)
+	if token != "" {
+		r.TokenID = token
+	}
+	k.chain.options.Audit.Result(&r)
 }
 
 var errNoCredential = errors.New("no well-formed credential for the upstream was brought")

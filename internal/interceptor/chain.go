@@ -59,6 +59,7 @@ type Options struct {
 // Chain is the interceptors and what they share.
 type Chain struct {
 	options  Options
+	prefix   string // of the methods' full names
 	methods  map[string]method
 	shares   shares
 	stopping atomic.Bool
@@ -72,11 +73,13 @@ type method struct {
 
 // New returns the chain for the methods of service.
 func New(service protoreflect.ServiceDescriptor, o Options) *Chain {
-	c := &Chain{options: o, methods: make(map[string]method), shares: shares{limit: o.CallsPerCaller}}
+	c := &Chain{
+		options: o, prefix: "/" + string(service.FullName()) + "/", methods: make(map[string]method), shares: shares{limit: o.CallsPerCaller},
+	}
 	for i := range service.Methods().Len() {
 		m := service.Methods().Get(i)
 		options, _ := m.Options().(*descriptorpb.MethodOptions)
-		c.methods["/"+string(service.FullName())+"/"+string(m.Name())] = method{
+		c.methods[c.prefix+string(m.Name())] = method{
 			name:    string(m.Name()),
 			mutates: options.GetIdempotencyLevel() != descriptorpb.MethodOptions_NO_SIDE_EFFECTS,
 		}

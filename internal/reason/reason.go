@@ -110,7 +110,7 @@ var table = map[teamtokenv1.ErrorReason]row{
 	},
 	teamtokenv1.ErrorReason_ERROR_REASON_TEAM_BUSY: {
 		codes.Aborted, http.StatusConflict,
-		"Another change of the team is under way. Nothing was changed by this call. Retry after the time given.",
+		"Another change of the team is under way, or it is not known yet what became of one. Nothing was changed by this call. Retry after the time given.",
 	},
 	teamtokenv1.ErrorReason_ERROR_REASON_TOKEN_SUPERSEDED: {
 		codes.Aborted, http.StatusConflict,
@@ -146,11 +146,19 @@ var table = map[teamtokenv1.ErrorReason]row{
 	},
 	teamtokenv1.ErrorReason_ERROR_REASON_CALLER_QUOTA_EXCEEDED: {
 		codes.ResourceExhausted, http.StatusTooManyRequests,
-		"The caller has too many calls under way. Nothing was changed. Retry after the time given.",
+		"The caller has too many calls under way, or there is no room for another request to the upstream in time. Nothing was changed. Retry after the time given.",
 	},
 	teamtokenv1.ErrorReason_ERROR_REASON_AUDIT_UNAVAILABLE: {
 		codes.Unavailable, http.StatusServiceUnavailable,
 		"The call could not be written to the audit log, so it was not made. Nothing was changed. Retry: another replica may be able to.",
+	},
+	teamtokenv1.ErrorReason_ERROR_REASON_STATE_STORE_UNAVAILABLE: {
+		codes.Unavailable, http.StatusServiceUnavailable,
+		"What the replicas of this service share can't be reached, so the change was not made. Retry later; calls that only read work.",
+	},
+	teamtokenv1.ErrorReason_ERROR_REASON_ANSWER_EXPIRED: {
+		codes.Aborted, http.StatusConflict,
+		"The call with this request id was carried out, longer ago than its answer is kept. Use a new request id to generate another.",
 	},
 	teamtokenv1.ErrorReason_ERROR_REASON_INTERNAL: {
 		codes.Internal, http.StatusInternalServerError,

@@ -4,7 +4,7 @@ import (
 	"context"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
-	"github.com/teamtoken/teamtoken/internal/upstream"
+	"github.com/teamtoken/teamtoken/internal/state"
 )
 
 // CreateNamedToken makes one more token of the team.
@@ -19,23 +19,10 @@ func (s *Service) CreateNamedToken(
 	if err := v.err(changeTeam); err != nil {
 		return nil, err
 	}
-	return fly(ctx, s, change{"CreateNamedToken", team.String()}, func(ctx context.Context) (*teamtokenv1.CreateNamedTokenResponse, error) {
-		current := func(id string) (upstream.Token, error) {
-			tokenID, _ := upstream.ParseTokenID(id) // the upstream client lets no other through
-			return s.upstream.ReadTokenByID(ctx, tokenID)
-		}
-		made, err := s.once(ctx, req, current, func() (issued, error) {
-			free, err := s.turns.take(ctx, team, shared)
-			if err != nil {
-				return issued{}, err
-			}
-			defer free()
-			token, text, err := s.upstream.CreateNamedToken(ctx, team, req.GetDescription(), expiredAt)
-			if err != nil {
-				return issued{}, translate(ctx, err, changeTeam)
-			}
-			return issued{token, text}, nil
-		})
+	return fly(ctx, s, change{methodCreateNamedToken, team.String()}, func(ctx context.Context) (*teamtokenv1.CreateNamedTokenResponse, error) {
+		made, err := s.issue(ctx, req,
+			state.Change{Method: methodCreateNamedToken, Team: team.String(), Description: req.GetDescription()},
+			creation{s, team, req.GetDescription(), expiredAt})
 		if err != nil {
 			return nil, err
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/state"
 )
 
 // DeleteToken revokes the team's token.
@@ -16,24 +17,14 @@ func (s *Service) DeleteToken(
 	if err := v.err(changeTeam); err != nil {
 		return nil, err
 	}
-	return fly(ctx, s, change{"DeleteToken", team.String()}, func(ctx context.Context) (*teamtokenv1.DeleteTokenResponse, error) {
-		free, err := s.turns.take(ctx, team, places(req.GetExpectedTokenId()))
-		if err != nil {
-			return nil, err
-		}
-		defer free()
-		if err := s.expect(ctx, team, req.GetExpectedTokenId()); err != nil {
-			if req.GetAllowMissing() && isNotFound(err) { // a retry of a deletion that was carried out
-				return &teamtokenv1.DeleteTokenResponse{}, nil
-			}
-			return nil, err
-		}
-		err = s.upstream.DeleteToken(ctx, team)
-		if req.GetAllowMissing() && isNotFound(err) {
+	return fly(ctx, s, change{methodDeleteToken, team.String()}, func(ctx context.Context) (*teamtokenv1.DeleteTokenResponse, error) {
+		_, err := s.change(ctx,
+			state.Change{Method: methodDeleteToken, Team: team.String(), Expected: req.GetExpectedTokenId()}, "", deletion{s, team})
+		if req.GetAllowMissing() && isNotFound(err) { // of the expected one as well: a retry of a deletion that was carried out
 			err = nil
 		}
 		if err != nil {
-			return nil, translate(ctx, err, changeTeam)
+			return nil, err
 		}
 		return &teamtokenv1.DeleteTokenResponse{}, nil
 	})

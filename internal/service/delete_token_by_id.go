@@ -4,6 +4,8 @@ import (
 	"context"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/budget"
+	"github.com/teamtoken/teamtoken/internal/state"
 )
 
 // DeleteTokenByID revokes a token of a team. Whose it is is read first.
@@ -15,18 +17,15 @@ func (s *Service) DeleteTokenByID(
 	if err := v.err(changeToken); err != nil {
 		return nil, err
 	}
-	return fly(ctx, s, change{"DeleteTokenByID", id.String()}, func(ctx context.Context) (*teamtokenv1.DeleteTokenByIDResponse, error) {
-		_, team, err := s.teamOf(ctx, id, changeToken)
+	return fly(ctx, s, change{methodDeleteTokenByID, id.String()}, func(ctx context.Context) (*teamtokenv1.DeleteTokenByIDResponse, error) {
+		_, team, err := s.teamOf(budget.Changing(ctx), id, changeToken)
 		if err != nil {
 			return nil, unsent(err)
 		}
-		free, err := s.turns.take(ctx, team, shared)
+		_, err = s.change(ctx,
+			state.Change{Method: methodDeleteTokenByID, Team: team.String(), Token: id.String()}, "", deletionByID{s, id})
 		if err != nil {
 			return nil, err
-		}
-		defer free()
-		if err := s.upstream.DeleteTokenByID(ctx, id); err != nil {
-			return nil, translate(ctx, err, changeToken)
 		}
 		return &teamtokenv1.DeleteTokenByIDResponse{}, nil
 	})

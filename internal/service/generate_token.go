@@ -4,7 +4,7 @@ import (
 	"context"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
-	"github.com/teamtoken/teamtoken/internal/upstream"
+	"github.com/teamtoken/teamtoken/internal/state"
 )
 
 // GenerateToken replaces the team's token.
@@ -19,23 +19,10 @@ func (s *Service) GenerateToken(
 	if err := v.err(changeTeam); err != nil {
 		return nil, err
 	}
-	return fly(ctx, s, change{"GenerateToken", team.String()}, func(ctx context.Context) (*teamtokenv1.GenerateTokenResponse, error) {
-		current := func(string) (upstream.Token, error) { return s.upstream.ReadToken(ctx, team) }
-		made, err := s.once(ctx, req, current, func() (issued, error) {
-			free, err := s.turns.take(ctx, team, places(req.GetExpectedTokenId()))
-			if err != nil {
-				return issued{}, err
-			}
-			defer free()
-			if err := s.expect(ctx, team, req.GetExpectedTokenId()); err != nil {
-				return issued{}, err
-			}
-			token, text, err := s.upstream.CreateToken(ctx, team, expiredAt)
-			if err != nil {
-				return issued{}, translate(ctx, err, changeTeam)
-			}
-			return issued{token, text}, nil
-		})
+	return fly(ctx, s, change{methodGenerateToken, team.String()}, func(ctx context.Context) (*teamtokenv1.GenerateTokenResponse, error) {
+		made, err := s.issue(ctx, req,
+			state.Change{Method: methodGenerateToken, Team: team.String(), Expected: req.GetExpectedTokenId()},
+			generation{s, team, expiredAt})
 		if err != nil {
 			return nil, err
 		}

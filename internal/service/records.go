@@ -3,107 +3,169 @@ package service
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
+	"log/slog"
+	"strings"
 	"sync"
-	"time"
 
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/reflect/protoreflect"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
 	"github.com/teamtoken/teamtoken/internal/caller"
 	"github.com/teamtoken/teamtoken/internal/reason"
 	"github.com/teamtoken/teamtoken/internal/secret"
+	"github.com/teamtoken/teamtoken/internal/state"
+	"github.com/teamtoken/teamtoken/internal/telemetry"
 	"github.com/teamtoken/teamtoken/internal/upstream"
 )
-
-// records remember calls that came with a `request_id`. The zero value is ready.
-type records struct {
-	mu    sync.Mutex
-	calls map[recordKey]*record
-}
-
-// recordKey holds the caller, so that nobody is given another's answer.
-type recordKey struct {
-	caller     string
-	credential [sha256.Size]byte // of the caller's own; zero where callers bring none
-	message    protoreflect.FullName
-	requestID  string
-}
-
-type record struct {
-	request [sha256.Size]byte // of the message, which may be long and is only compared
-	ended   chan struct{}     // closed when what follows is set
-	issued  issued
-	err     error
-}
-
-// issued is a new token, and its secret.
-type issued struct {
-	token  upstream.Token
-	secret secret.Text
-}
-
-// recordLife is how long after its end a call is remembered.
-const recordLife = 10 * time.Minute
 
 // issueRequest asks for a token that is made once for each request id.
 type issueRequest interface {
 	proto.Message
+	GetTeamId() string
 	GetRequestId() string
 }
 
-// once runs issue, unless req was made before under the same `request_id`: then
-// it waits for that call's answer and gives it again, if current still finds
-// that token. An error that changed nothing is not remembered, so that the call
-// can be made again; one that may have is, so that it can't.
-func (s *Service) once(
-	ctx context.Context, req issueRequest,
-	current func(tokenID string) (upstream.Token, error), issue func() (issued, error),
-) (issued, error) {
+// recordOf is the key of a request's record, and a hash of what it asks for; both
+// are empty of one without a request id. The key is the caller's and the method's,
+// so that nobody is given another's answer.
+func recordOf(ctx context.Context, req issueRequest) (key, params string, err error) {
 	if req.GetRequestId() == "" {
-		return issue()
-	}
-	key := recordKey{
-		caller: caller.FromContext(ctx).ID, message: req.ProtoReflect().Descriptor().FullName(), requestID: req.GetRequestId(),
-	}
-	if credential, ok := upstream.CredentialFrom(ctx); ok {
-		key.credential = sha256.Sum256([]byte(credential.Reveal()))
+		return "", "", nil
 	}
 	message, err := proto.MarshalOptions{Deterministic: true}.Marshal(req)
 	if err != nil { // only of a message with invalid UTF-8, which none is that was decoded
-		return issued{}, &reason.Error{
+		return "", "", &reason.Error{
 			Reason: teamtokenv1.ErrorReason_ERROR_REASON_INTERNAL, Outcome: reason.NotApplied, Cause: err,
 		}
 	}
-	request := sha256.Sum256(message)
-	r, first := s.records.begin(key, request)
-	if first {
-		// A panic leaves the outcome unknown, and those who wait are told.
-		r.err = &reason.Error{Reason: teamtokenv1.ErrorReason_ERROR_REASON_INTERNAL, Outcome: reason.Unknown}
-		defer s.records.end(key, r)
-		r.issued, r.err = issue()
-		return r.issued, r.err
+	parts := []string{caller.FromContext(ctx).ID, "", string(req.ProtoReflect().Descriptor().FullName()), req.GetRequestId()}
+	if credential, ok := upstream.CredentialFrom(ctx); ok {
+		parts[1] = digest(credential.Reveal())
 	}
-	if r.request != request {
-		return issued{}, &reason.Error{
-			Reason: teamtokenv1.ErrorReason_ERROR_REASON_REQUEST_ID_REUSED, Outcome: reason.NotApplied,
-		}
-	}
-	ranBefore, err := r.wait(ctx)
+	return digest(strings.Join(parts, "\x00")), digest(string(message)), nil
+}
+
+func digest(s string) string {
+	sum := sha256.Sum256([]byte(s))
+	return hex.EncodeToString(sum[:])
+}
+
+// issue makes a token, once for each request id of a caller.
+func (s *Service) issue(ctx context.Context, req issueRequest, c state.Change, d deed) (issued, error) {
+	key, params, err := recordOf(ctx, req)
 	if err != nil {
 		return issued{}, err
 	}
-	if !ranBefore {
-		return r.issued, nil
+	c.Record = key
+	if key == "" {
+		return s.change(ctx, c, params, d)
 	}
-	id := r.issued.token.ID
-	token, err := current(id)
-	switch {
-	case isNotFound(err), err == nil && token.ID != id:
-		return issued{}, &reason.Error{
-			Reason: teamtokenv1.ErrorReason_ERROR_REASON_TOKEN_SUPERSEDED, Outcome: reason.AppliedUndelivered, Cause: err,
+	for {
+		r, first := s.running.begin(key + params)
+		if first {
+			// A panic leaves the outcome unknown, and those who wait are told.
+			r.err = &reason.Error{Reason: teamtokenv1.ErrorReason_ERROR_REASON_INTERNAL, Outcome: reason.Unknown}
+			defer s.running.end(key+params, r)
+			r.issued, r.err = s.change(ctx, c, params, d)
+			r.left = ctx.Err() != nil
+			return r.issued, r.err
 		}
+		select {
+		case <-r.ended:
+		case <-ctx.Done():
+			return issued{}, s.tooLate(ctx, nil, true, nil)
+		}
+		if r.err == nil || !r.left || outcomeOf(r.err) != reason.NotApplied {
+			return r.issued, r.err
+		} // the first one had no time to wait for the turn, and this one has
+	}
+}
+
+// running are the calls with a request id that run in this process. The zero value
+// is ready.
+type running struct {
+	mu    sync.Mutex
+	calls map[string]*run
+}
+
+type run struct {
+	ended  chan struct{} // closed when what follows is set
+	issued issued
+	err    error
+	left   bool // its caller did, before it ended
+}
+
+// begin returns the run of a key, and whether the caller of begin is the first and
+// must end it.
+func (r *running) begin(key string) (_ *run, first bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if known := r.calls[key]; known != nil {
+		return known, false
+	}
+	if r.calls == nil {
+		r.calls = make(map[string]*run)
+	}
+	made := &run{ended: make(chan struct{})}
+	r.calls[key] = made
+	return made, true
+}
+
+func (r *running) end(key string, ended *run) {
+	r.mu.Lock()
+	delete(r.calls, key)
+	r.mu.Unlock()
+	close(ended.ended)
+}
+
+// purpose is what an answer is sealed for: one caller's request, with all that it
+// asks for.
+func purpose(c state.Change, params string) string {
+	return c.Method + "\x00" + c.Team + "\x00" + c.Record + "\x00" + params
+}
+
+// sealed is an answer as it is kept. What can't be sealed is not kept.
+func (s *Service) sealed(ctx context.Context, c state.Change, params string, made issued) []byte {
+	message, err := proto.Marshal(&teamtokenv1.GenerateTokenResponse{TeamToken: toProto(made.token), Secret: made.secret.Reveal()})
+	var sealed []byte
+	if err == nil {
+		sealed, err = s.options.Keys().Seal(secret.New(string(message)), purpose(c, params))
+	}
+	if err != nil {
+		s.log.LogAttrs(ctx, slog.LevelError, "an answer can't be sealed: it will not be given again", slog.Any(telemetry.KeyError, err))
+	}
+	return sealed
+}
+
+// replay gives the answer of an earlier call again, if its token is still the one
+// that it was. Who joined that call need not look: he waited for it.
+func (s *Service) replay(
+	ctx context.Context, c state.Change, params string, r state.Recorded, d deed, joined bool,
+) (issued, error) {
+	if r.Failure != "" {
+		return issued{}, failureOf(r)
+	}
+	if len(r.Answer) == 0 {
+		return issued{}, expired(nil)
+	}
+	message, err := s.options.Keys().Open(r.Answer, purpose(c, params))
+	if err != nil {
+		return issued{}, expired(err)
+	}
+	var kept teamtokenv1.GenerateTokenResponse
+	if err := proto.Unmarshal([]byte(message.Reveal()), &kept); err != nil {
+		return issued{}, expired(errUnreadable)
+	}
+	made := issued{fromProto(kept.GetTeamToken()), secret.New(kept.GetSecret())}
+	if joined {
+		return made, nil
+	}
+	token, err := s.present(ctx, c, made.token.ID, d)
+	switch {
+	case isNotFound(err), err == nil && token.ID != made.token.ID:
+		return issued{}, superseded(err)
 	case err != nil:
 		// The first call was carried out, whatever hides its token now: neither
 		// UNAVAILABLE nor `not_applied` may be said of it.
@@ -112,55 +174,46 @@ func (s *Service) once(
 			Outcome: reason.AppliedUndelivered, Cause: err,
 		}
 	}
-	return r.issued, nil
+	return made, nil
 }
 
-// wait waits for the call's end, reports whether that had come before, and
-// returns the error that the call ended with.
-func (r *record) wait(ctx context.Context) (ranBefore bool, err error) {
-	select {
-	case <-r.ended:
-		return true, r.err
-	default:
-	}
-	select {
-	case <-r.ended:
-		return false, r.err
-	case <-ctx.Done():
-		return false, &reason.Error{
-			Reason: teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_TIMEOUT, Outcome: reason.Unknown, Cause: ctx.Err(),
+// present is the token that must be there for an answer still to be true.
+func (s *Service) present(ctx context.Context, c state.Change, token string, d deed) (upstream.Token, error) {
+	if d.traits().orphans {
+		id, err := upstream.ParseTokenID(token)
+		if err != nil {
+			return upstream.Token{}, err
 		}
+		return s.upstream.ReadTokenByID(ctx, id)
+	}
+	team, err := upstream.ParseTeamID(c.Team)
+	if err != nil {
+		return upstream.Token{}, err
+	}
+	return s.upstream.ReadToken(ctx, team)
+}
+
+func expired(cause error) error {
+	return &reason.Error{
+		Reason: teamtokenv1.ErrorReason_ERROR_REASON_ANSWER_EXPIRED, Outcome: reason.AppliedUndelivered, Cause: cause,
 	}
 }
 
-// begin returns the record of key, and whether the caller of begin is the first
-// and must end it.
-func (r *records) begin(key recordKey, request [sha256.Size]byte) (_ *record, first bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if known := r.calls[key]; known != nil {
-		return known, false
-	}
-	if r.calls == nil {
-		r.calls = make(map[recordKey]*record)
-	}
-	made := &record{request: request, ended: make(chan struct{})}
-	r.calls[key] = made
-	return made, true
-}
+var errUnreadable = errors.New("an answer that was kept can't be read")
 
-func (r *records) end(key recordKey, ended *record) {
-	close(ended.ended)
+// failed is a failure as a record keeps it.
+func failed(err error) state.Recorded {
 	var e *reason.Error
-	if errors.As(ended.err, &e) && e.Outcome == reason.NotApplied {
-		r.forget(key)
-		return
+	if !errors.As(err, &e) {
+		return state.Recorded{}
 	}
-	time.AfterFunc(recordLife, func() { r.forget(key) })
+	return state.Recorded{Failure: e.Reason.String() + " " + string(e.Outcome)}
 }
 
-func (r *records) forget(key recordKey) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.calls, key)
+func failureOf(r state.Recorded) error {
+	name, outcome, _ := strings.Cut(r.Failure, " ")
+	return &reason.Error{
+		Reason:  teamtokenv1.ErrorReason(teamtokenv1.ErrorReason_value[name]),
+		Outcome: reason.Outcome(outcome),
+	}
 }

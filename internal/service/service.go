@@ -6,7 +6,11 @@ import (
 	"time"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/budget"
+	"github.com/teamtoken/teamtoken/internal/reason"
+	"github.com/teamtoken/teamtoken/internal/seal"
 	"github.com/teamtoken/teamtoken/internal/secret"
+	"github.com/teamtoken/teamtoken/internal/state"
 	"github.com/teamtoken/teamtoken/internal/upstream"
 )
 
@@ -22,10 +26,23 @@ type Upstream interface {
 	ReadTokenByID(ctx context.Context, id upstream.TokenID) (upstream.Token, error)
 	DeleteTokenByID(ctx context.Context, id upstream.TokenID) error
 	ListTokens(ctx context.Context, organization upstream.Organization, l upstream.List) (upstream.Page, error)
+	ListOrganizations(ctx context.Context) ([]upstream.Organization, error)
 }
 
-// Options are the service's own limits, and whom it tells; the zero value has none.
+// Options are what the service needs besides its upstream. Store, Budget and Keys
+// must be set, and Hold must be the store's; the rest are limits, and whom it tells.
 type Options struct {
+	// Store is what the replicas share.
+	Store state.Store
+	// Budget is the upstream client's.
+	Budget *budget.Budget
+	// Keys seal answers that are kept.
+	Keys func() *seal.Keys
+	// Hold is how long a team is held back after an unknown outcome.
+	Hold time.Duration
+	// Organizations are those whose lists may show a token that was lost; none stands
+	// for all that the credential can see.
+	Organizations []upstream.Organization
 	// MaxTokenTTL caps the life that a token may be asked for, and is asked for
 	// where the caller and DefaultTokenTTL say nothing.
 	MaxTokenTTL time.Duration
@@ -40,18 +57,34 @@ type Options struct {
 	// Flying, if set, is told that a change begins, which goes on without its caller;
 	// it returns what is to be told that the change has ended.
 	Flying func(ctx context.Context) (landed func())
+	// Journal, if set, is what has to be written down of the call of ctx, so that
+	// another process can tell what became of it.
+	Journal func(ctx context.Context) any
+	// Resume, if set, returns a context of the call that a journal is of.
+	Resume func(ctx context.Context, journal any) context.Context
+	// Redrive, if set, is told before one more request for the same call changes
+	// something: of which method that is, and which token it is about. Its error
+	// keeps it from being sent.
+	Redrive func(ctx context.Context, method, token string) error
+	// Settled, if set, is told what became of a call whose outcome was unknown, and
+	// which token it made.
+	Settled func(ctx context.Context, token string, outcome reason.Outcome)
 }
 
 // Service implements TeamTokenService. It is safe for concurrent use.
 type Service struct {
 	teamtokenv1.UnimplementedTeamTokenServiceServer
 
-	upstream Upstream
-	options  Options
-	log      *slog.Logger
-	flights  *flights
-	turns    turns
-	records  records
+	upstream   Upstream
+	options    Options
+	store      state.Store
+	budget     *budget.Budget
+	log        *slog.Logger
+	flights    *flights
+	running    running
+	crowds     crowds
+	background context.Context //nolint:containedctx // of what nobody waits for
+	abandon    func()
 }
 
 // New returns a service in front of u, which logs to log what no caller is told.
@@ -65,7 +98,22 @@ func New(u Upstream, o Options, log *slog.Logger) *Service {
 	if o.Flying == nil {
 		o.Flying = func(context.Context) func() { return func() {} }
 	}
-	return &Service{upstream: u, options: o, log: log, flights: newFlights()}
+	if o.Journal == nil {
+		o.Journal = func(context.Context) any { return nil }
+	}
+	if o.Resume == nil {
+		o.Resume = func(ctx context.Context, _ any) context.Context { return ctx }
+	}
+	if o.Redrive == nil {
+		o.Redrive = func(context.Context, string, string) error { return nil }
+	}
+	if o.Settled == nil {
+		o.Settled = func(context.Context, string, reason.Outcome) {}
+	}
+	background, abandon := context.WithCancel(context.Background())
+	return &Service{
+		upstream: u, options: o, store: o.Store, budget: o.Budget, log: log, flights: newFlights(), background: background, abandon: abandon,
+	}
 }
 
 // End has the caller of every change under way answered, that its outcome is
@@ -74,4 +122,15 @@ func New(u Upstream, o Options, log *slog.Logger) *Service {
 func (s *Service) End() { s.flights.end() }
 
 // Drain waits for the changes that are under way, or for the end of ctx.
-func (s *Service) Drain(ctx context.Context) { s.flights.drain(ctx) }
+func (s *Service) Drain(ctx context.Context) {
+	s.flights.drain(ctx)
+	s.abandon()
+}
+
+// The methods that change something, as they are written down.
+const (
+	methodGenerateToken    = "GenerateToken"
+	methodDeleteToken      = "DeleteToken"
+	methodCreateNamedToken = "CreateNamedToken"
+	methodDeleteTokenByID  = "DeleteTokenByID"
+)

@@ -45,6 +45,7 @@ var routes = []route{
 	{"GET", api + "/organizations/*/team-tokens", managers, (*Simulator).list},
 
 	// Not of the Team Token API: what clients look at before they use it.
+	{"GET", api + "/organizations", anyCredential, (*Simulator).listOrganizations},
 	{"GET", api + "/organizations/*", anyCredential, (*Simulator).readOrganization},
 	{"GET", api + "/account/details", anyCredential, (*Simulator).readAccount},
 	{"GET", api + "/ping", anyone, (*Simulator).ping},
@@ -53,12 +54,15 @@ var routes = []route{
 
 // match returns what the * stands for.
 func (rt route) match(r *http.Request) (id string, ok bool) {
-	before, after, variable := strings.Cut(rt.path, "*")
+	if !strings.Contains(rt.path, "*") {
+		return "", r.URL.Path == rt.path && r.Method == rt.method
+	}
+	before, after, _ := strings.Cut(rt.path, "*")
 	id, ok = strings.CutPrefix(r.URL.Path, before)
 	if ok {
 		id, ok = strings.CutSuffix(id, after)
 	}
-	return id, ok && r.Method == rt.method && variable == (id != "") && !strings.Contains(id, "/")
+	return id, ok && r.Method == rt.method && id != "" && !strings.Contains(id, "/")
 }
 
 // carryOut does what upstream does with a request.
@@ -204,6 +208,11 @@ func (s *Simulator) delete(t *token) answer {
 	}
 	s.organization.revoke(t)
 	return answer{status: http.StatusNoContent, header: http.Header{}}
+}
+
+func (s *Simulator) listOrganizations(*call) answer {
+	attributes := map[string]any{"name": Organization}
+	return document(http.StatusOK, map[string]any{"data": []object{{Organization, "organizations", attributes, nil}}})
 }
 
 func (s *Simulator) readOrganization(c *call) answer {

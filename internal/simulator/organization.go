@@ -3,6 +3,7 @@ package simulator
 import (
 	"crypto/rand"
 	"crypto/sha256"
+	"fmt"
 	"time"
 
 	"github.com/teamtoken/teamtoken/internal/secret"
@@ -27,6 +28,10 @@ func Teams() []Team {
 		{"team-LnREdjodkvZFGdXL", "observability"},
 	}
 }
+
+// AnotherTeam is the id of the team of this number, from 0, of as many as
+// Options.Teams says.
+func AnotherTeam(number int) string { return fmt.Sprintf("team-%016d", number) }
 
 // organization is what upstream knows: every team and every token. It knows
 // nothing of HTTP, and is not safe for concurrent use.
@@ -64,7 +69,7 @@ type token struct {
 	lastUsedAt, expiredAt *time.Time
 }
 
-func newOrganization(now time.Time) *organization {
+func newOrganization(now time.Time, more int) *organization {
 	o := &organization{
 		teams:    map[string]*team{},
 		byID:     map[string]*token{},
@@ -72,6 +77,10 @@ func newOrganization(now time.Time) *organization {
 	}
 	for _, t := range Teams() {
 		o.teams[t.ID] = &team{Team: t, named: map[string]*token{}}
+	}
+	for i := range more {
+		id := AnotherTeam(i)
+		o.teams[id] = &team{Team: Team{id, fmt.Sprintf("another-%d", i)}, named: map[string]*token{}}
 	}
 	owners := &team{Team: Team{"team-6p5jTwJQXwqZBncC", "owners"}}
 	user := party{"user-62goNpx1ThQf689e", "users"} // the vendor's sample's

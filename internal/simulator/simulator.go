@@ -40,6 +40,9 @@ type Options struct {
 	// vendor's 30, a negative one no limit.
 	Rate int
 
+	// Teams is how many teams there are besides those of Teams: AnotherTeam's.
+	Teams int
+
 	// DefaultTTL is the life of a token for which no expiry was asked. Zero
 	// means two years, a negative one for ever.
 	DefaultTTL time.Duration
@@ -95,7 +98,7 @@ func New(options Options) *Simulator {
 	return &Simulator{
 		options:      options,
 		closing:      make(chan struct{}),
-		organization: newOrganization(options.Now()),
+		organization: newOrganization(options.Now(), options.Teams),
 		limit:        &limit{rate: options.Rate, windows: map[string]window{}},
 	}
 }

@@ -85,7 +85,7 @@ func (m *Memory) Begin(_ context.Context, a Ask) (Answer, error) {
 		m.records[a.Change.Record] = &record{params: a.Params, what: Recorded{Token: lost}, expires: now.Add(m.times.Tombstone)}
 	}
 	return Answer{
-		Verdict: Granted, Turn: Turn{a.Change.Team, a.Holder, t.epoch, a.Change.Record}, Wait: wait, Known: t.known, Lost: lost,
+		Verdict: Granted, Turn: Turn{a.Change.Team, a.Holder, t.epoch, now, a.Change.Record}, Wait: wait, Known: t.known, Lost: lost,
 	}, nil
 }
 
@@ -109,7 +109,7 @@ func (t *team) claim(holder string, now time.Time) Unsettled {
 	t.epoch++
 	t.holder = holder
 	return Unsettled{
-		Turn: Turn{t.change.Team, holder, t.epoch, t.change.Record}, Change: *t.change,
+		Turn: Turn{t.change.Team, holder, t.epoch, now, t.change.Record}, Change: *t.change,
 		Since: now.Sub(t.begun), Hold: t.hold.Sub(now), Known: t.known,
 	}
 }

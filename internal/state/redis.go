@@ -10,11 +10,12 @@ import (
 	"fmt"
 	"net/url"
 	"strconv"
-	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
+	"github.com/sony/gobreaker/v2"
 
 	"github.com/teamtoken/teamtoken/internal/secret"
 )
@@ -23,10 +24,41 @@ import (
 // that is what lets a step touch a team, a record and the budget at once, and it
 // is enough for an upstream that takes thirty requests a second.
 type Redis struct {
-	client redis.UniversalClient
-	times  Times
-	prefix string
+	client  redis.UniversalClient
+	circuit *gobreaker.TwoStepCircuitBreaker[any]
+	times   Times
+	prefix  string
+	ahead   atomic.Int64 // how far Redis's clock is ahead of ours, in milliseconds; 0 if it was not asked
 }
+
+// The circuit spares callers the wait for a Redis that is not there.
+const (
+	circuitFailures = 3
+	circuitProbe    = 500 * time.Millisecond
+)
+
+// run asks Redis for a step. What ends something is tried whatever happened to
+// others before; the rest is not while Redis is known to be away.
+func (r *Redis) run(ctx context.Context, ends bool, s *redis.Script, keys []string, args ...any) *redis.Cmd {
+	tell, err := r.circuit.Allow()
+	if err != nil && !ends {
+		cmd := redis.NewCmd(ctx)
+		cmd.SetErr(errAway)
+		return cmd
+	}
+	cmd := s.Run(ctx, r.client, keys, args...)
+	if tell != nil {
+		var said redis.Error
+		if err := cmd.Err(); err == nil || errors.As(err, &said) || ctx.Err() != nil {
+			tell(nil)
+		} else {
+			tell(err)
+		}
+	}
+	return cmd
+}
+
+var errAway = errors.New("state: Redis did not answer lately, so it was not asked")
 
 // RedisOptions say which Redis, and how to reach it.
 type RedisOptions struct {
@@ -72,7 +104,11 @@ func OpenRedis(o RedisOptions) (*Redis, error) {
 		user := u.Username
 		u.CredentialsProvider = func() (string, string) { return user, o.Password().Reveal() }
 	}
-	return &Redis{client: redis.NewUniversalClient(u), times: o.Times, prefix: "{" + o.Prefix + "}:"}, nil
+	circuit := gobreaker.NewTwoStepCircuitBreaker[any](gobreaker.Settings{
+		Timeout:     circuitProbe,
+		ReadyToTrip: func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= circuitFailures },
+	})
+	return &Redis{client: redis.NewUniversalClient(u), circuit: circuit, times: o.Times, prefix: "{" + o.Prefix + "}:"}, nil
 }
 
 // silent keeps the library from writing to standard error: what it has to say is
@@ -179,6 +215,7 @@ func (r *Redis) Close() error { return r.client.Close() }
 
 // Begin is of Store.
 func (r *Redis) Begin(ctx context.Context, a Ask) (Answer, error) {
+	asked := time.Now()
 	change, err := json.Marshal(a.Change)
 	if err != nil {
 		return Answer{}, err
@@ -188,10 +225,11 @@ func (r *Redis) Begin(ctx context.Context, a Ask) (Answer, error) {
 	if key != "" {
 		params = a.Params
 	}
-	reply, err := words(beginScript.Run(ctx, r.client,
+	reply, err := words(r.run(ctx, false, beginScript,
 		[]string{r.team(a.Change.Team), r.record(key), r.answer(key), r.unsettled(), r.bucket(a.Slot.Bucket)},
 		a.Change.Team, a.Holder, r.times.lease().Milliseconds(), r.times.Hold.Milliseconds(), change, params,
 		r.times.Tombstone.Milliseconds(), a.Slot.Interval.Microseconds(), a.Slot.Burst.Microseconds(), a.Slot.MaxWait.Microseconds(),
+		r.until(beginLife),
 	))
 	if err != nil {
 		return Answer{}, err
@@ -199,7 +237,7 @@ func (r *Redis) Begin(ctx context.Context, a Ask) (Answer, error) {
 	answer := Answer{Verdict: Verdict(reply.word(0))}
 	switch answer.Verdict {
 	case Granted:
-		answer.Turn = Turn{a.Change.Team, a.Holder, reply.number(1), key}
+		answer.Turn = Turn{a.Change.Team, a.Holder, reply.number(1), asked, key}
 		answer.Wait = time.Duration(reply.number(2)) * time.Microsecond
 		answer.Known, answer.Lost = reply.word(3), reply.word(4)
 	case Done:
@@ -207,15 +245,35 @@ func (r *Redis) Begin(ctx context.Context, a Ask) (Answer, error) {
 	case Over:
 		answer.Wait = time.Duration(reply.number(1)) * time.Microsecond
 	case Unsettle:
-		answer.Unsettled, err = reply.unsettled(a.Holder)
+		answer.Unsettled, err = reply.unsettled(a.Holder, asked)
 	case Busy, Held, Running, Unknown:
 		answer.Wait = time.Duration(reply.number(1)) * time.Millisecond
 	case Reused:
+	case late:
+		err = errLate
 	default:
 		err = errReply
 	}
 	return answer, err
 }
+
+// beginLife is how long an Ask may be on its way: one that Redis reads later, since
+// it hung, is of nobody who still waits.
+const beginLife = 2 * stepTimeout
+
+// until is the time in d by Redis's clock, in milliseconds; 0 if that is not known.
+func (r *Redis) until(d time.Duration) int64 {
+	ahead := r.ahead.Load()
+	if ahead == 0 {
+		return 0
+	}
+	return time.Now().Add(d).UnixMilli() + ahead
+}
+
+// late is what becomes of an Ask that Redis read too late.
+const late Verdict = "late"
+
+var errLate = errors.New("state: Redis took too long to begin")
 
 var errReply = errors.New("state: Redis gave an answer that no script of this version gives")
 
@@ -243,7 +301,7 @@ func (r reply) number(i int) int64 {
 	return n
 }
 
-func (r reply) unsettled(holder string) (Unsettled, error) {
+func (r reply) unsettled(holder string, asked time.Time) (Unsettled, error) {
 	u := Unsettled{
 		Since: time.Duration(r.number(3)) * time.Millisecond,
 		Hold:  time.Duration(r.number(4)) * time.Millisecond,
@@ -252,13 +310,13 @@ func (r reply) unsettled(holder string) (Unsettled, error) {
 	if err := json.Unmarshal([]byte(r.word(2)), &u.Change); err != nil {
 		return Unsettled{}, fmt.Errorf("state: a change that was written down cannot be read: %w", err)
 	}
-	u.Turn = Turn{u.Change.Team, holder, r.number(1), u.Change.Record}
+	u.Turn = Turn{u.Change.Team, holder, r.number(1), asked, u.Change.Record}
 	return u, nil
 }
 
 // Renew is of Store.
 func (r *Redis) Renew(ctx context.Context, t Turn) error {
-	return fenced(renewScript.Run(ctx, r.client, []string{r.team(t.Team), r.unsettled()},
+	return fenced(r.run(ctx, true, renewScript, []string{r.team(t.Team), r.unsettled()},
 		t.Team, t.Holder, t.Epoch, r.times.lease().Milliseconds()))
 }
 
@@ -282,7 +340,7 @@ func (r *Redis) End(ctx context.Context, t Turn, e End) error {
 	if e.Unknown {
 		unknown = "1"
 	}
-	return fenced(endScript.Run(ctx, r.client,
+	return fenced(r.run(ctx, true, endScript,
 		[]string{r.team(t.Team), r.record(t.record), r.answer(t.record), r.unsettled()},
 		t.Team, t.Holder, t.Epoch, unknown, r.times.Hold.Milliseconds(), r.times.check().Milliseconds(), e.Known, string(fate),
 		e.Recorded.Answer, r.times.Answer.Milliseconds(), e.Recorded.Token, e.Recorded.Failure, r.times.Tombstone.Milliseconds(),
@@ -291,7 +349,7 @@ func (r *Redis) End(ctx context.Context, t Turn, e End) error {
 
 // Due is of Store.
 func (r *Redis) Due(ctx context.Context) ([]string, error) {
-	due, err := dueScript.Run(ctx, r.client, []string{r.unsettled()}, maxDue).StringSlice()
+	due, err := r.run(ctx, false, dueScript, []string{r.unsettled()}, maxDue).StringSlice()
 	if err != nil {
 		return nil, fmt.Errorf("state: %w", err)
 	}
@@ -300,12 +358,13 @@ func (r *Redis) Due(ctx context.Context) ([]string, error) {
 
 // Claim is of Store.
 func (r *Redis) Claim(ctx context.Context, team, holder string) (Unsettled, bool, error) {
-	reply, err := words(claimScript.Run(ctx, r.client, []string{r.team(team), r.unsettled()},
+	asked := time.Now()
+	reply, err := words(r.run(ctx, false, claimScript, []string{r.team(team), r.unsettled()},
 		team, holder, r.times.lease().Milliseconds(), r.times.Hold.Milliseconds()))
 	if err != nil || reply.word(0) == "" {
 		return Unsettled{}, false, err
 	}
-	u, err := reply.unsettled(holder)
+	u, err := reply.unsettled(holder, asked)
 	return u, err == nil, err
 }
 
@@ -314,7 +373,7 @@ func (r *Redis) Reserve(ctx context.Context, s Slot) (time.Duration, error) {
 	if s.Interval == 0 {
 		return 0, nil
 	}
-	wait, err := reserveScript.Run(ctx, r.client, []string{r.bucket(s.Bucket)},
+	wait, err := r.run(ctx, false, reserveScript, []string{r.bucket(s.Bucket)},
 		s.Interval.Microseconds(), s.Burst.Microseconds(), s.MaxWait.Microseconds()).Int64()
 	if err != nil {
 		return 0, fmt.Errorf("state: %w", err)
@@ -324,7 +383,7 @@ func (r *Redis) Reserve(ctx context.Context, s Slot) (time.Duration, error) {
 
 // Pause is of Store.
 func (r *Redis) Pause(ctx context.Context, s Slot, d time.Duration) error {
-	if err := pauseScript.Run(ctx, r.client, []string{r.bucket(s.Bucket)}, (d + s.Burst).Microseconds()).Err(); err != nil {
+	if err := r.run(ctx, false, pauseScript, []string{r.bucket(s.Bucket)}, (d + s.Burst).Microseconds()).Err(); err != nil {
 		return fmt.Errorf("state: %w", err)
 	}
 	return nil
@@ -332,18 +391,10 @@ func (r *Redis) Pause(ctx context.Context, s Slot, d time.Duration) error {
 
 // Beat is of Store.
 func (r *Redis) Beat(ctx context.Context, replica string) (int, error) {
-	n, err := beatScript.Run(ctx, r.client, []string{r.replicas()}, replica, beatLife.Milliseconds()).Int()
+	reply, err := words(r.run(ctx, false, beatScript, []string{r.replicas()}, replica, beatLife.Milliseconds()))
 	if err != nil {
-		return 0, fmt.Errorf("state: %w", err)
+		return 0, err
 	}
-	return n, nil
-}
-
-// Describe is where the state is, without its password.
-func (o RedisOptions) Describe() string {
-	u, err := url.Parse(o.URL.Reveal())
-	if err != nil {
-		return "redis"
-	}
-	return strings.TrimSuffix(u.Scheme+"://"+u.Host, "/")
+	r.ahead.Store(cmp.Or(reply.number(1)-time.Now().UnixMilli(), 1))
+	return int(reply.number(0)), nil
 }

@@ -75,7 +75,9 @@ type Change struct {
 	Description string `json:"description,omitempty"`
 	Bucket      string `json:"bucket"`           // whose credential it is made with
 	Record      string `json:"record,omitempty"` // of its request id; empty if it has none
-	Journal     []byte `json:"journal,omitempty"`
+	// Journal is what else has to be known to settle it. Another process gets it as
+	// JSON decodes it.
+	Journal any `json:"journal,omitempty"`
 }
 
 // Slot is a request for room in a budget, which lets a request pass at every
@@ -103,7 +105,8 @@ func NewHolder() string { return rand.Text() }
 type Turn struct {
 	Team, Holder string
 	Epoch        int64
-	record       string // of the change that it is about
+	Asked        time.Time // for it, by this process's clock: the lease is no shorter from then on
+	record       string    // of the change that it is about
 }
 
 // Verdict is what became of an Ask.

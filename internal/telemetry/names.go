@@ -16,6 +16,7 @@ const (
 	KeySubject   = "subject" // the id of the team or token that a call is about
 	KeySetting   = "setting"
 	KeyStatus    = "status"
+	KeyRate      = "per_second"
 )
 
 // Metrics, as Prometheus sees them. No label holds a team, a caller or a token.

@@ -17,6 +17,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/sony/gobreaker/v2"
+
 	"github.com/teamtoken/teamtoken/internal/requestid"
 	"github.com/teamtoken/teamtoken/internal/secret"
 )
@@ -37,7 +39,27 @@ type Options struct {
 	UserAgent string
 	// Observe, if set, is told of every request that ended, with its call's context.
 	Observe func(context.Context, Attempt)
+	// Pacer, if set, says when each request may be sent.
+	Pacer Pacer
 }
+
+// Pacer keeps requests within what the upstream takes.
+type Pacer interface {
+	// Permit waits until a request may be sent. Its error says that this does not fit
+	// into ctx: a Throttled, or a RateLimited.
+	Permit(ctx context.Context, mutates bool) *Error
+	// Learn is told how many requests the upstream takes in a second.
+	Learn(perSecond float64)
+	// Pause is told for how long the upstream takes none.
+	Pause(ctx context.Context, d time.Duration)
+}
+
+// unpaced sends every request at once.
+type unpaced struct{}
+
+func (unpaced) Permit(context.Context, bool) *Error  { return nil }
+func (unpaced) Learn(float64)                        {}
+func (unpaced) Pause(context.Context, time.Duration) {}
 
 // Credential is a bearer secret that may be rotated while it is in use.
 type Credential interface {
@@ -60,6 +82,7 @@ type Attempt struct {
 type Client struct {
 	options Options
 	base    url.URL
+	circuit *gobreaker.TwoStepCircuitBreaker[answer]
 }
 
 // New returns a Client, or an error that says what is wrong with the address.
@@ -71,7 +94,26 @@ func New(o Options) (*Client, error) {
 	if o.Observe == nil {
 		o.Observe = func(context.Context, Attempt) {}
 	}
-	return &Client{options: o, base: url.URL{Scheme: base.Scheme, Host: base.Host}}, nil
+	if o.Pacer == nil {
+		o.Pacer = unpaced{}
+	}
+	return &Client{options: o, base: url.URL{Scheme: base.Scheme, Host: base.Host}, circuit: newCircuit()}, nil
+}
+
+type lifeKey struct{}
+
+// WithLife returns a context whose changes go on when it ends, as all do, but not
+// beyond life.
+func WithLife(ctx, life context.Context) context.Context {
+	return context.WithValue(ctx, lifeKey{}, life)
+}
+
+// lifeOf is what a change goes on in when its caller leaves.
+func lifeOf(ctx context.Context) context.Context {
+	if life, ok := ctx.Value(lifeKey{}).(context.Context); ok {
+		return life
+	}
+	return context.WithoutCancel(ctx)
 }
 
 type credentialKey struct{}
@@ -150,6 +192,7 @@ func (c *Client) read(ctx context.Context, r request) (Token, error) {
 	if err != nil {
 		return Token{}, answer.invalid(err)
 	}
+	token.Seen = answer.date
 	return token, nil
 }
 
@@ -198,7 +241,31 @@ func (c *Client) ListTokens(ctx context.Context, organization Organization, l Li
 	if err != nil {
 		return Page{}, answer.invalid(err)
 	}
+	page.Seen = answer.date
 	return page, nil
+}
+
+// ListOrganizations are the organizations that the credential can see, the first
+// hundred of them: who has more names them.
+func (c *Client) ListOrganizations(ctx context.Context) ([]Organization, error) {
+	answer, err := c.call(ctx, request{
+		operation: "list_organizations", method: http.MethodGet, path: "/api/v2/organizations", query: "page%5Bsize%5D=100",
+		optional: true, limit: maxListBody,
+	})
+	if err != nil {
+		return nil, err
+	}
+	organizations, err := decodeOrganizations(answer.body)
+	if err != nil {
+		return nil, answer.invalid(err)
+	}
+	return organizations, nil
+}
+
+// Ping asks for nothing, which shows how many requests the upstream takes.
+func (c *Client) Ping(ctx context.Context) error {
+	_, err := c.call(ctx, request{operation: "ping", method: http.MethodGet, path: "/api/v2/ping"})
+	return err
 }
 
 func teamPath(team TeamID) string { return "/api/v2/teams/" + team.id + "/authentication-token" }
@@ -217,6 +284,7 @@ type request struct {
 type answer struct {
 	status    int
 	requestID string
+	date      time.Time // by the upstream's clock, to the second; zero if it did not say
 	body      []byte
 }
 
@@ -245,14 +313,18 @@ func (c *Client) call(ctx context.Context, r request) (answer, error) {
 		}
 		switch {
 		case err.Kind == RateLimited:
+			if err.Status == 0 { // the pacer's
+				return a, err
+			}
 			err.Wait = max(err.Wait, ratePause<<min(sent-1, 6))
+			c.options.Pacer.Pause(ctx, err.Wait)
 			if !pause(ctx, err.Wait+jitter(err.Wait)) {
 				return a, err
 			}
 		case err.Kind == Unauthorized && !refreshed && c.rotated(ctx, used):
 			refreshed = true
 		case !r.mutates && (err.Kind == Lost || err.Kind == Unreachable):
-			if sent >= readAttempts || !pause(ctx, readPause<<(sent-1)) {
+			if errors.Is(err.Cause, errOpen) || sent >= readAttempts || !pause(ctx, readPause<<(sent-1)) {
 				err.Kind = Unreachable
 				return a, err
 			}
@@ -303,10 +375,28 @@ func jitter(wait time.Duration) time.Duration {
 	return rand.N(wait/10 + time.Millisecond) //nolint:gosec // no secret depends on it
 }
 
-// attempt sends r once.
+// attempt sends r once, when it may be.
 func (c *Client) attempt(ctx context.Context, r request, credential secret.Text) (answer, *Error) {
+	if c.circuit.State() == gobreaker.StateOpen {
+		return answer{}, &Error{Kind: Unreachable, Cause: errOpen}
+	}
+	if err := c.options.Pacer.Permit(ctx, r.mutates); err != nil {
+		return answer{}, err
+	}
+	tell, open := c.circuit.Allow()
+	if open != nil {
+		return answer{}, &Error{Kind: Unreachable, Cause: errOpen}
+	}
 	start := time.Now()
 	a, err := c.exchange(ctx, r, credential)
+	switch {
+	case err == nil, err.Kind != Unreachable:
+		tell(nil)
+	case ctx.Err() != nil: // it was the caller who did not wait
+		tell(errNoNews)
+	default:
+		tell(err)
+	}
 	ended := Attempt{Operation: r.operation, Result: "ok", RequestID: a.requestID, Duration: time.Since(start)}
 	if err != nil {
 		ended.Result, ended.RequestID = err.Kind.String(), err.RequestID
@@ -322,7 +412,9 @@ func (c *Client) exchange(ctx context.Context, r request, credential secret.Text
 	progress := &progress{}
 	parent := ctx
 	if r.mutates {
-		parent = context.WithoutCancel(ctx)
+		if parent = lifeOf(ctx); parent.Err() != nil {
+			return answer{}, &Error{Kind: Unreachable, Cause: parent.Err()}
+		}
 	}
 	attempt, cancel := context.WithTimeout(parent, c.options.Timeout)
 	defer cancel()
@@ -348,6 +440,9 @@ func (c *Client) exchange(ctx context.Context, r request, credential secret.Text
 	if id := resp.Header.Get(requestid.Header); requestid.Valid(id) {
 		e.RequestID = id
 	}
+	if limit, err := strconv.ParseFloat(resp.Header.Get("X-RateLimit-Limit"), 64); err == nil {
+		c.options.Pacer.Learn(limit)
+	}
 	switch ok := resp.StatusCode >= 200 && resp.StatusCode < 300; {
 	case !ok:
 		e.Kind = kindOf(resp.StatusCode)
@@ -367,7 +462,11 @@ func (c *Client) exchange(ctx context.Context, r request, credential secret.Text
 		}
 		return answer{}, e
 	}
-	return answer{status: e.Status, requestID: e.RequestID, body: body}, nil
+	a := answer{status: e.Status, requestID: e.RequestID, body: body}
+	if !r.mutates {
+		a.date, _ = http.ParseTime(resp.Header.Get("Date")) // else zero
+	}
+	return a, nil
 }
 
 // unrouted reports whether an answer is a router's own, which knows no such

@@ -18,6 +18,7 @@ type Token struct {
 	LastUsedAt  time.Time
 	ExpiredAt   time.Time
 	CreatedBy   Creator
+	Seen        time.Time // by the upstream's clock, when it was read, to the second; zero if that did not say
 }
 
 // Creator is who made a token. It is zero where the document does not say.
@@ -29,8 +30,9 @@ type Creator struct {
 // Page is a part of a list.
 type Page struct {
 	Tokens []Token
-	Next   int // the next page's number, or 0
-	Total  int // tokens on all pages
+	Next   int       // the next page's number, or 0
+	Total  int       // tokens on all pages
+	Seen   time.Time // as of a Token
 }
 
 // mediaType is JSON:API's.
@@ -142,6 +144,26 @@ func decodeList(body []byte) (Page, error) {
 		}
 	}
 	return page, nil
+}
+
+// decodeOrganizations reads the names of a list of organizations. One that cannot
+// be a name is left out.
+func decodeOrganizations(body []byte) ([]Organization, error) {
+	var doc struct {
+		Data *[]struct {
+			ID string `json:"id"`
+		} `json:"data"`
+	}
+	if json.Unmarshal(body, &doc) != nil || doc.Data == nil {
+		return nil, errNotDocument
+	}
+	var organizations []Organization
+	for _, d := range *doc.Data {
+		if o, err := ParseOrganization(d.ID); err == nil {
+			organizations = append(organizations, o)
+		}
+	}
+	return organizations, nil
 }
 
 // descriptionTaken reports whether an error document says so. The status alone

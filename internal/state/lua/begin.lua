@@ -1,7 +1,9 @@
 -- KEYS: team, record, answer, unsettled, bucket
--- ARGV: name, holder, lease, hold, change, params ('' without record), tombstone (ms), interval, burst, most (µs)
+-- ARGV: name, holder, lease, hold, change, params ('' without record), tombstone (ms), interval, burst, most (µs),
+--       until when by this clock it may begin (ms; 0 is any time)
 local team, record, answer, unsettled, bucket = unpack(KEYS)
-local name, holder, lease, hold, change, params, tombstone, interval, burst, most = unpack(ARGV)
+local name, holder, lease, hold, change, params, tombstone, interval, burst, most, valid = unpack(ARGV)
+if valid ~= '0' and now > tonumber(valid) then return {'late'} end
 local open, lost = false, ''
 if params ~= '' then
   local r = redis.call('HMGET', record, 'params', 'fate', 'token', 'failure')

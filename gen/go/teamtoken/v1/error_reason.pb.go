@@ -102,12 +102,20 @@ const (
 	// PERMISSION_DENIED. The service's policy does not let the caller do this. The
 	// upstream was not called.
 	ErrorReason_ERROR_REASON_CALLER_NOT_ALLOWED ErrorReason = 25
-	// RESOURCE_EXHAUSTED. The caller has as many calls under way as it may. The
-	// upstream was not called; `google.rpc.RetryInfo` says when to try again.
+	// RESOURCE_EXHAUSTED. The caller has as many calls under way as it may, or what
+	// the service may ask of the upstream is used up for longer than the call's
+	// deadline allows. The upstream was not called; `google.rpc.RetryInfo` says when
+	// to try again.
 	ErrorReason_ERROR_REASON_CALLER_QUOTA_EXCEEDED ErrorReason = 26
 	// UNAVAILABLE. The attempt could not be written to the audit log, so that it was
 	// not made. Retry: another replica may be able to.
 	ErrorReason_ERROR_REASON_AUDIT_UNAVAILABLE ErrorReason = 27
+	// UNAVAILABLE. What the service's replicas have to agree on could not be written
+	// down, so that the change was not made. Retry later; calls that only read work.
+	ErrorReason_ERROR_REASON_STATE_STORE_UNAVAILABLE ErrorReason = 28
+	// ABORTED. The call was carried out before under this `request_id`, longer ago
+	// than its answer is kept. Use a new `request_id` for another token.
+	ErrorReason_ERROR_REASON_ANSWER_EXPIRED ErrorReason = 29
 )
 
 // Enum value maps for ErrorReason.
@@ -141,6 +149,8 @@ var (
 		25: "ERROR_REASON_CALLER_NOT_ALLOWED",
 		26: "ERROR_REASON_CALLER_QUOTA_EXCEEDED",
 		27: "ERROR_REASON_AUDIT_UNAVAILABLE",
+		28: "ERROR_REASON_STATE_STORE_UNAVAILABLE",
+		29: "ERROR_REASON_ANSWER_EXPIRED",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":                         0,
@@ -171,6 +181,8 @@ var (
 		"ERROR_REASON_CALLER_NOT_ALLOWED":                  25,
 		"ERROR_REASON_CALLER_QUOTA_EXCEEDED":               26,
 		"ERROR_REASON_AUDIT_UNAVAILABLE":                   27,
+		"ERROR_REASON_STATE_STORE_UNAVAILABLE":             28,
+		"ERROR_REASON_ANSWER_EXPIRED":                      29,
 	}
 )
 
@@ -264,7 +276,7 @@ var File_teamtoken_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_teamtoken_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"\x1fteamtoken/v1/error_reason.proto\x12\fteamtoken.v1*\xc3\b\n" +
+	"\x1fteamtoken/v1/error_reason.proto\x12\fteamtoken.v1*\x8e\t\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aERROR_REASON_INVALID_FIELD\x10\x01\x12'\n" +
@@ -294,7 +306,9 @@ const file_teamtoken_v1_error_reason_proto_rawDesc = "" +
 	")ERROR_REASON_UPSTREAM_FEATURE_UNAVAILABLE\x10\x18\x12#\n" +
 	"\x1fERROR_REASON_CALLER_NOT_ALLOWED\x10\x19\x12&\n" +
 	"\"ERROR_REASON_CALLER_QUOTA_EXCEEDED\x10\x1a\x12\"\n" +
-	"\x1eERROR_REASON_AUDIT_UNAVAILABLE\x10\x1b*q\n" +
+	"\x1eERROR_REASON_AUDIT_UNAVAILABLE\x10\x1b\x12(\n" +
+	"$ERROR_REASON_STATE_STORE_UNAVAILABLE\x10\x1c\x12\x1f\n" +
+	"\x1bERROR_REASON_ANSWER_EXPIRED\x10\x1d*q\n" +
 	"\aOutcome\x12\x17\n" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13OUTCOME_NOT_APPLIED\x10\x01\x12\x1f\n" +

@@ -1,0 +1,51 @@
+package config
+
+import (
+	"math"
+	"regexp"
+	"strings"
+	"time"
+)
+
+// Memory is what State is where replicas share nothing.
+const Memory = "memory"
+
+// SharedState reports whether replicas share their state, and URL where it is.
+func (c *Config) SharedState() bool { return !c.State.IsZero() && c.State.Reveal() != Memory }
+
+var (
+	prefix       = regexp.MustCompile(`^[A-Za-z0-9_.:-]{1,64}$`)
+	organization = regexp.MustCompile(`^[A-Za-z0-9_-]{1,40}$`)
+)
+
+const (
+	minHold = 100 * time.Millisecond
+	maxHold = 10 * time.Minute
+)
+
+// checkState checks how replicas share what they have to agree on.
+func (c *Config) checkState(refuse func(wrong bool, format string, args ...any)) {
+	shared := c.SharedState()
+	url := c.State.Reveal()
+	refuse(shared && !strings.HasPrefix(url, "redis://") && !strings.HasPrefix(url, "rediss://"),
+		"TEAMTOKEN_STATE must be memory, redis://HOST:PORT or rediss://HOST:PORT") // its value may hold a password
+	refuse(shared && c.StateKeyFile == "",
+		"TEAMTOKEN_STATE is Redis, which is given nothing that is not sealed: set TEAMTOKEN_STATE_KEY_FILE (--state-key-file),"+
+			" made by `teamtoken-server state-key new FILE`")
+	for name, value := range map[string]string{
+		"TEAMTOKEN_STATE_KEY_FILE (--state-key-file)": c.StateKeyFile, "TEAMTOKEN_STATE_CA_FILE (--state-ca-file)": c.StateCAFile,
+		"TEAMTOKEN_STATE_PASSWORD_FILE (--state-password-file)": c.StatePasswordFile,
+	} {
+		refuse(!shared && value != "", "%s is for Redis, and TEAMTOKEN_STATE is memory: leave one out", name)
+	}
+	refuse(!prefix.MatchString(c.StatePrefix),
+		"TEAMTOKEN_STATE_PREFIX (--state-prefix) is %q: it must be 1 to 64 letters, digits and `_.:-`", c.StatePrefix)
+	refuse(c.UnknownHold < minHold || c.UnknownHold > maxHold,
+		"TEAMTOKEN_UNKNOWN_HOLD (--unknown-hold) is %v: it must be between %v and %v", c.UnknownHold, minHold, maxHold)
+	refuse(math.IsNaN(c.UpstreamRate) || c.UpstreamRate < 0 || c.UpstreamRate > 1e6 || c.UpstreamRate > 0 && c.UpstreamRate < 0.1,
+		"TEAMTOKEN_UPSTREAM_RATE (--upstream-rate) is %v: it must be 0 for no limit, or between 0.1 and 1000000", c.UpstreamRate)
+	for _, name := range c.Organizations {
+		refuse(!organization.MatchString(name),
+			"TEAMTOKEN_ORGANIZATIONS (--organizations) has %q: each must be 1 to 40 letters, digits, `_` and `-`", name)
+	}
+}

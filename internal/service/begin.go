@@ -1,0 +1,179 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/budget"
+	"github.com/teamtoken/teamtoken/internal/reason"
+	"github.com/teamtoken/teamtoken/internal/state"
+	"github.com/teamtoken/teamtoken/internal/upstream"
+)
+
+// How often another replica's change is asked after.
+const (
+	firstPoll = 10 * time.Millisecond
+	lastPoll  = 250 * time.Millisecond
+)
+
+// busyRetry is what a caller that found a team busy is told to wait.
+const busyRetry = time.Second
+
+// begin waits for the team's turn until ctx ends, settles what is in the way, and
+// returns the turn, with the upstream's leave to be asked; or the record of the
+// same request. joined says that this ran when begin first asked.
+func (s *Service) begin(ctx context.Context, c state.Change, params string, d deed) (a state.Answer, joined bool, err error) {
+	ask := state.Ask{Change: c, Holder: state.NewHolder(), Params: params}
+	var place *place // among those of this process who wait
+	defer func() { place.leave() }()
+	poll := firstPoll
+	for {
+		pass, full := s.budget.Enter(ctx, true)
+		if full != nil {
+			return state.Answer{}, joined, s.tooLate(ctx, translate(ctx, full, d.kind()), joined, place)
+		}
+		ask.Slot = pass.Slot
+		a, err = s.store.Begin(ctx, ask)
+		if err != nil || a.Verdict != state.Granted {
+			s.budget.Leave(pass, 0)
+		}
+		if err != nil {
+			s.flights.start(func() { s.withdraw(ask) })
+			return state.Answer{}, joined, &reason.Error{
+				Reason:  teamtokenv1.ErrorReason_ERROR_REASON_STATE_STORE_UNAVAILABLE,
+				Outcome: joinedOutcome(joined), RetryAfter: busyRetry, Cause: err,
+			}
+		}
+		switch a.Verdict {
+		case state.Granted:
+			s.budget.Leave(pass, a.Wait)
+			if !budget.Sleep(ctx, a.Wait) {
+				_ = s.end(ctx, a.Turn, state.End{Known: state.Same, Fate: state.Forget})
+				return state.Answer{}, joined, translate(ctx, s.budget.Full(pass, a.Wait), d.kind())
+			}
+			return a, joined, nil
+		case state.Done:
+			return a, joined, nil
+		case state.Reused:
+			return a, joined, &reason.Error{
+				Reason: teamtokenv1.ErrorReason_ERROR_REASON_REQUEST_ID_REUSED, Outcome: reason.NotApplied,
+			}
+		case state.Over:
+			return a, joined, translate(ctx, s.budget.Full(pass, a.Wait), d.kind())
+		case state.Unknown:
+			return a, joined, &reason.Error{
+				Reason:  teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_OUTCOME_UNKNOWN,
+				Outcome: reason.Unknown, RetryAfter: max(a.Wait, busyRetry), Cause: errUnsettled,
+			}
+		case state.Unsettle:
+			settleErr := s.settle(ctx, a.Unsettled)
+			ask.Holder = state.NewHolder()
+			if settleErr != nil && ctx.Err() == nil {
+				return a, joined, unsent(translate(ctx, settleErr, d.kind()))
+			}
+			continue
+		case state.Running:
+			joined = true
+		}
+		if place == nil {
+			place = s.crowds.join(c.Team)
+		}
+		if !place.wait(ctx, min(poll, max(a.Wait, firstPoll))) {
+			return a, joined, s.tooLate(ctx, nil, joined, place)
+		}
+		poll = min(2*poll, lastPoll)
+	}
+}
+
+var errUnsettled = errors.New("what became of the call with this request id is not known yet")
+
+func joinedOutcome(joined bool) reason.Outcome {
+	if joined {
+		return reason.Unknown
+	}
+	return reason.NotApplied
+}
+
+// tooLate is what a call is told whose time was over before its turn: that the
+// team is busy, if it found it so, or err.
+func (s *Service) tooLate(ctx context.Context, err error, joined bool, waited *place) error {
+	switch {
+	case joined:
+		return &reason.Error{
+			Reason: teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_TIMEOUT, Outcome: reason.Unknown, Cause: context.Cause(ctx),
+		}
+	case waited != nil:
+		return &reason.Error{
+			Reason:  teamtokenv1.ErrorReason_ERROR_REASON_TEAM_BUSY,
+			Outcome: reason.NotApplied, RetryAfter: busyRetry, Cause: context.Cause(ctx),
+		}
+	default:
+		return err
+	}
+}
+
+// withdraw gives back a turn that may have been given without its being heard of.
+func (s *Service) withdraw(ask state.Ask) {
+	ask.Slot.Interval = 0
+	for pause := 100 * time.Millisecond; pause < maxWithdraw; pause *= 2 {
+		ctx, cancel := context.WithTimeout(s.background, endTimeout)
+		a, err := s.store.Begin(ctx, ask)
+		switch {
+		case err == nil && a.Verdict == state.Granted:
+			err = s.store.End(ctx, a.Turn, state.End{Known: state.Same, Fate: state.Forget})
+		case err == nil && a.Verdict == state.Unsettle:
+			err = s.store.End(ctx, a.Unsettled.Turn, state.End{Unknown: true, Known: state.Same})
+		}
+		cancel()
+		if err == nil || !budget.Sleep(s.background, pause) {
+			return
+		}
+	}
+}
+
+const maxWithdraw = 5 * time.Second
+
+// keeper keeps a turn for as long as it is used.
+type keeper struct {
+	life context.Context //nolint:containedctx // of the turn
+	stop func()
+}
+
+// keep renews a turn until it is stopped. Its life ends with the turn, if another
+// has it or it could not be renewed in time.
+func (s *Service) keep(ctx context.Context, t state.Turn) keeper {
+	lease := s.store.Lease()
+	if lease == 0 {
+		return keeper{context.WithoutCancel(ctx), func() {}}
+	}
+	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan struct{})
+	k := keeper{life, func() { close(done); cancel() }}
+	until := t.Asked.Add(lease)
+	var renew func()
+	renew = func() {
+		select {
+		case <-done:
+			return
+		default:
+		}
+		asked := time.Now()
+		step, stop := context.WithDeadline(life, until)
+		err := s.store.Renew(step, t)
+		stop()
+		switch {
+		case err == nil:
+			until = asked.Add(lease)
+		case errors.Is(err, state.ErrFenced), !time.Now().Before(until):
+			cancel()
+			return
+		}
+		time.AfterFunc(min(lease/3, max(time.Until(until), 0)), renew)
+	}
+	time.AfterFunc(lease/3, renew)
+	return k
+}
+
+var errUnknownMethod = &upstream.Error{Kind: upstream.Rejected, Cause: errors.New("a change of a method that this version does not know")}

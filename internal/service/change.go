@@ -1,0 +1,340 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/budget"
+	"github.com/teamtoken/teamtoken/internal/reason"
+	"github.com/teamtoken/teamtoken/internal/secret"
+	"github.com/teamtoken/teamtoken/internal/state"
+	"github.com/teamtoken/teamtoken/internal/telemetry"
+	"github.com/teamtoken/teamtoken/internal/upstream"
+)
+
+// issued is a new token, and its secret; or nothing, of a change that makes none.
+type issued struct {
+	token  upstream.Token
+	secret secret.Text
+}
+
+// deed is what a change does upstream, and how it is seen afterwards whether it
+// was done. Its errors are *upstream.Error.
+type deed interface {
+	kind() callKind
+	// send asks the upstream to do it, once.
+	send(ctx context.Context) (issued, error)
+	// look reads back what became of it, if it was begun so long ago, at the earliest,
+	// when the team's token was known (see state.Answer).
+	look(ctx context.Context, since time.Duration, known string) (trace, error)
+	// undo takes back what was done and is of no use to anybody. Only a deed whose
+	// trace leaves an orphan has to.
+	undo(ctx context.Context, token upstream.TokenID) error
+	// known is the id of the team's token after it was done, as of state.End.
+	known(made issued) string
+	traits() traits
+}
+
+// traits are how deeds differ once their answer is lost.
+type traits struct {
+	suffices bool // to see that it was done is as good as the answer
+	orphans  bool // what it made stays, and has to be undone; otherwise doing it again revokes it
+	narrow   bool // landing late it harms nothing else, so that nobody has to wait for it
+}
+
+// trace is what is seen of a deed.
+type trace struct {
+	done    bool
+	token   string // that it made
+	present string // the id of the team's token, or state.None; empty if that was not read
+}
+
+// maxSends is how often a change is sent in all, where each answer before was lost
+// although it had been carried out.
+const maxSends = 3
+
+// change carries out a deed when it is the team's turn: c is written down before,
+// and what came of it after. Under a request id, which params then is the request
+// of, the answer of an earlier call may be given again.
+func (s *Service) change(ctx context.Context, c state.Change, params string, d deed) (issued, error) {
+	ctx = budget.Changing(ctx)
+	c.Bucket, c.Journal = budget.Bucket(ctx), s.options.Journal(ctx)
+	a, joined, err := s.begin(ctx, c, params, d)
+	if err != nil {
+		return issued{}, err
+	}
+	if a.Verdict == state.Done {
+		return s.replay(ctx, c, params, a.Recorded, d, joined)
+	}
+	keep := s.keep(ctx, a.Turn)
+	defer keep.stop()
+	ctx = upstream.WithLife(budget.Prepaid(ctx), keep.life)
+
+	end := state.End{Unknown: true, Known: state.Same} // should it panic
+	var made issued
+	defer func() {
+		if p := recover(); p != nil {
+			_ = s.end(ctx, a.Turn, end)
+			panic(p)
+		}
+	}()
+	made, end, err = s.carryOut(ctx, c, a, d)
+	if err == nil && c.Record == "" && d.traits().orphans && ctx.Err() != nil {
+		made, end, err = s.discard(ctx, made, d)
+	}
+	return s.ended(ctx, c, params, a.Turn, made, end, err, d)
+}
+
+// carryOut does the deed, and says how the turn is to end.
+func (s *Service) carryOut(ctx context.Context, c state.Change, a state.Answer, d deed) (issued, state.End, error) {
+	known := a.Known
+	notSent := state.End{Known: state.Same, Fate: state.Forget}
+	if a.Lost != "" {
+		notSent = state.End{Known: state.Same, Fate: state.Lost, Recorded: state.Recorded{Token: a.Lost}}
+		if err := s.stillThere(ctx, c, a.Lost, d); err != nil {
+			if isReason(err, teamtokenv1.ErrorReason_ERROR_REASON_TOKEN_SUPERSEDED) {
+				return issued{}, state.End{Known: state.Same, Fate: state.Keep, Recorded: failed(err)}, err
+			}
+			return issued{}, notSent, unsent(err)
+		}
+		known = a.Lost
+		if err := s.options.Redrive(ctx, c.Method, a.Lost); err != nil {
+			return issued{}, notSent, err
+		}
+	} else if c.Expected != "" {
+		if err := s.expect(ctx, c); err != nil {
+			return issued{}, notSent, err
+		}
+		known = c.Expected
+	}
+	for sends := 1; ; sends++ {
+		begun := time.Now()
+		made, err := d.send(ctx)
+		if err == nil {
+			return made, state.End{Known: d.known(made), Fate: state.Keep, Recorded: state.Recorded{Token: made.token.ID}}, nil
+		}
+		if sends > 1 && d.traits().suffices && isNotFound(err) { // the one before did it
+			return issued{}, state.End{Known: d.known(issued{})}, nil
+		}
+		told := translate(ctx, err, d.kind())
+		switch outcomeOf(told) {
+		case reason.NotApplied:
+			switch {
+			case sends == 1:
+				return issued{}, notSent, told
+			case d.traits().narrow: // and of the one before nobody knows
+				return issued{}, state.End{}, stillUnknown(told)
+			}
+			return issued{}, s.afterAll(known, d), undelivered(told)
+		case reason.AppliedUndelivered:
+			end := state.End{Fate: state.Keep, Recorded: failed(told)} // which token there is now is not known
+			if d.traits().orphans {
+				end = s.removed(ctx, c, d, time.Since(begun), known, end)
+			}
+			return issued{}, end, told
+		}
+		held := state.End{Unknown: true, Known: state.Same}
+		told = s.later(told, c)
+		seen, lookErr := d.look(ctx, time.Since(begun), known)
+		switch {
+		case lookErr != nil && !d.traits().narrow:
+			return issued{}, held, told
+		case seen.done && d.traits().suffices:
+			return issued{}, state.End{Known: d.known(issued{})}, nil
+		case !seen.done && !d.traits().narrow:
+			return issued{}, held, told
+		}
+		if seen.done && d.traits().orphans {
+			if err := s.remove(ctx, c, seen.token, d); err != nil {
+				return issued{}, held, told
+			}
+		} else if seen.done {
+			known = seen.token
+		}
+		if ctx.Err() != nil || sends == maxSends || s.options.Redrive(ctx, c.Method, seen.token) != nil {
+			if d.traits().narrow { // it can be asked for again at any time
+				return issued{}, state.End{}, told
+			}
+			return issued{}, s.afterAll(known, d), undelivered(told)
+		}
+	}
+}
+
+// afterAll is the end of a change that was carried out, with an answer that was
+// lost, and is not done again in this call. Known is then the token that it made.
+func (s *Service) afterAll(known string, d deed) state.End {
+	if d.traits().orphans { // which was removed
+		return state.End{Known: state.Same, Fate: state.Forget}
+	}
+	return state.End{Known: known, Fate: state.Lost, Recorded: state.Recorded{Token: known}}
+}
+
+// later tells a caller with a request id when the outcome will be known.
+func (s *Service) later(err error, c state.Change) error {
+	var e *reason.Error
+	if c.Record != "" && errors.As(err, &e) {
+		e.RetryAfter = s.options.Hold
+	}
+	return err
+}
+
+// undelivered is the error of a change that was carried out, as is known by now.
+func undelivered(err error) error {
+	return &reason.Error{
+		Reason:  teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_OUTCOME_UNKNOWN,
+		Outcome: reason.AppliedUndelivered, Cause: err,
+	}
+}
+
+// stillUnknown is the error of a change whose first answer was lost, and which was
+// then refused.
+func stillUnknown(err error) error {
+	return &reason.Error{
+		Reason:  teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_OUTCOME_UNKNOWN,
+		Outcome: reason.Unknown, Cause: err,
+	}
+}
+
+// remove undoes what a deed left behind, once that is written down.
+func (s *Service) remove(ctx context.Context, c state.Change, token string, d deed) error {
+	id, err := upstream.ParseTokenID(token)
+	if err != nil {
+		return err
+	}
+	if err := s.options.Redrive(ctx, "DeleteTokenByID", token); err != nil {
+		return err
+	}
+	err = d.undo(ctx, id)
+	if err != nil && !isNotFound(err) {
+		s.log.LogAttrs(ctx, slog.LevelWarn, "a token that nobody was given could not be deleted yet",
+			slog.String(telemetry.KeySubject, c.Team), slog.Any(telemetry.KeyError, err))
+		return err
+	}
+	return nil
+}
+
+// removed is how a change ends whose answer said that it was done, and showed
+// nothing to use: end, once what it left is found and gone.
+func (s *Service) removed(
+	ctx context.Context, c state.Change, d deed, since time.Duration, known string, end state.End,
+) state.End {
+	end.Known = state.Same
+	seen, err := d.look(ctx, since, known)
+	if err != nil || !seen.done || s.remove(ctx, c, seen.token, d) != nil {
+		return state.End{Unknown: true, Known: state.Same}
+	}
+	return end
+}
+
+// discard takes back a token that was made for somebody who has left and cannot
+// ask for it again.
+func (s *Service) discard(ctx context.Context, made issued, d deed) (issued, state.End, error) {
+	err := s.remove(context.WithoutCancel(ctx), state.Change{Team: made.token.TeamID}, made.token.ID, d)
+	if err != nil {
+		return issued{}, state.End{Unknown: true, Known: state.Same}, undelivered(err)
+	}
+	return issued{}, state.End{Known: state.Same}, undelivered(context.Cause(ctx))
+}
+
+// stillThere is an error unless the token that the same request made before, and
+// whose secret was lost, is the team's present one: then it is replaced for
+// nobody's harm.
+func (s *Service) stillThere(ctx context.Context, c state.Change, lost string, d deed) error {
+	team, err := upstream.ParseTeamID(c.Team)
+	if err != nil {
+		return err
+	}
+	token, err := s.upstream.ReadToken(ctx, team)
+	if err == nil && token.ID == lost {
+		return nil
+	}
+	if err == nil || isNotFound(err) {
+		return superseded(err)
+	}
+	return translate(ctx, err, d.kind())
+}
+
+func superseded(cause error) error {
+	return &reason.Error{
+		Reason: teamtokenv1.ErrorReason_ERROR_REASON_TOKEN_SUPERSEDED, Outcome: reason.AppliedUndelivered, Cause: cause,
+	}
+}
+
+// expect fails if the team's present token is not the expected one.
+func (s *Service) expect(ctx context.Context, c state.Change) error {
+	team, err := upstream.ParseTeamID(c.Team)
+	if err != nil {
+		return err
+	}
+	token, err := s.upstream.ReadToken(ctx, team)
+	switch {
+	case isNotFound(err), err == nil && token.ID != c.Expected:
+		return &reason.Error{
+			Reason: teamtokenv1.ErrorReason_ERROR_REASON_TOKEN_CHANGED, Outcome: reason.NotApplied, Cause: err,
+		}
+	case err != nil:
+		return unsent(translate(ctx, err, changeTeam))
+	}
+	return nil
+}
+
+// ended gives the turn back, with what became of the change, and is what the
+// caller is told.
+func (s *Service) ended(
+	ctx context.Context, c state.Change, params string, t state.Turn, made issued, end state.End, err error, d deed,
+) (issued, error) {
+	if err == nil && c.Record != "" && end.Fate == state.Keep {
+		end.Recorded.Answer = s.sealed(ctx, c, params, made)
+	}
+	failure := s.end(ctx, t, end)
+	switch {
+	case failure == nil, err != nil:
+		return made, err
+	case !errors.Is(failure, state.ErrFenced) && !d.traits().orphans, d.traits().suffices:
+		return made, nil // it is true; only who asks again under its request id has it done again
+	default:
+		// Who settles it finds a token that nobody was given, and may revoke it.
+		return issued{}, &reason.Error{
+			Reason:  teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_OUTCOME_UNKNOWN,
+			Outcome: reason.Unknown, Cause: failure,
+		}
+	}
+}
+
+// endTimeout bounds how long a turn is tried to be given back. What is not is
+// settled by another, after the lease.
+const endTimeout = 3 * time.Second
+
+func (s *Service) end(ctx context.Context, t state.Turn, e state.End) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
+	defer cancel()
+	err := s.store.End(ctx, t, e)
+	for pause := 50 * time.Millisecond; err != nil && !errors.Is(err, state.ErrFenced); pause *= 2 {
+		if !budget.Sleep(ctx, pause) {
+			break
+		}
+		err = s.store.End(ctx, t, e)
+	}
+	s.crowds.ended(t.Team)
+	if err != nil {
+		s.log.LogAttrs(ctx, slog.LevelWarn, "how a change ended could not be written down: it will be settled",
+			slog.String(telemetry.KeySubject, t.Team), slog.Any(telemetry.KeyError, err))
+	}
+	return err
+}
+
+func outcomeOf(err error) reason.Outcome {
+	var e *reason.Error
+	if errors.As(err, &e) {
+		return e.Outcome
+	}
+	return reason.Unknown
+}
+
+func isReason(err error, r teamtokenv1.ErrorReason) bool {
+	var e *reason.Error
+	return errors.As(err, &e) && e.Reason == r
+}
