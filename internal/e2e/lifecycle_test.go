@@ -159,14 +159,14 @@ func TestShutdown(t *testing.T) {
 	for i := range calls {
 		answered.Go(func() {
 			if i%2 == 0 {
-				resp, err := f.client.GenerateToken(context.Background(), &teamtokenv1.GenerateTokenRequest{TeamId: simulator.SeedTeam})
+				resp, err := f.client.GenerateToken(context.Background(), &teamtokenv1.GenerateTokenRequest{TeamId: simulator.AnotherTeam(i)})
 				if err != nil {
 					t.Errorf("a call in flight was not answered: %v", err)
 				}
 				secrets <- resp.GetSecret()
 				return
 			}
-			resp, err := f.http.Post(f.rest+"/api/v2/teams/"+simulator.SeedTeam+"/authentication-token", "", nil)
+			resp, err := f.http.Post(f.rest+"/api/v2/teams/"+simulator.AnotherTeam(i)+"/authentication-token", "", nil)
 			if err != nil {
 				t.Errorf("a request in flight was not answered: %v", err)
 				return

@@ -642,7 +642,7 @@ func TestCallsOfACallerWhoLeaves(t *testing.T) {
 		ctx, leave := context.WithCancel(as(t.Context(), sim.UserToken()))
 		var left sync.WaitGroup
 		left.Go(func() {
-			_, err := f.client.CreateNamedToken(ctx, &teamtokenv1.CreateNamedTokenRequest{TeamId: simulator.SeedTeam, Description: new(fmt.Sprint(i))})
+			_, err := f.client.CreateNamedToken(ctx, &teamtokenv1.CreateNamedTokenRequest{TeamId: simulator.AnotherTeam(i), Description: new("d")})
 			if status.Code(err) != codes.Canceled {
 				t.Errorf("he left: %v", err)
 			}

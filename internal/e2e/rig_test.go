@@ -76,10 +76,13 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
+// manyTeams is how many the simulator has, for as many changes at a time.
+const manyTeams = 256
+
 // newSimulator starts an upstream without a rate limit.
 func newSimulator(t *testing.T) (sim *simulator.Simulator, url string) {
 	t.Helper()
-	return listen(t, simulator.Options{Rate: -1})
+	return listen(t, simulator.Options{Rate: -1, Teams: manyTeams})
 }
 
 // listen serves a simulator until the test ends.

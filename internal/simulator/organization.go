@@ -31,7 +31,7 @@ func Teams() []Team {
 
 // AnotherTeam is the id of the team of this number, from 0, of as many as
 // Options.Teams says.
-func AnotherTeam(number int) string { return fmt.Sprintf("team-%016d", number) }
+func AnotherTeam(number int) string { return fmt.Sprintf("team-Another%09d", number) }
 
 // organization is what upstream knows: every team and every token. It knows
 // nothing of HTTP, and is not safe for concurrent use.
