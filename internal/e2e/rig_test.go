@@ -6,6 +6,7 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -120,6 +121,7 @@ type settings struct {
 	args     []string
 	tls      *authority
 	trusts   *tls.Config // what a client needs, where tls does not say so
+	program  string      // other than the one under test
 }
 
 // start runs the program until the test ends.
@@ -141,7 +143,7 @@ func start(t *testing.T, s settings) *facade {
 	if s.trusts != nil {
 		f.tls = s.trusts
 	}
-	f.cmd = exec.Command(binary, s.args...)
+	f.cmd = exec.Command(cmp.Or(s.program, binary), s.args...)
 	f.cmd.Env = append(env, s.env...)
 	f.cmd.Stdout, f.cmd.Stderr = &f.stdout, &f.stderr
 	if err := f.cmd.Start(); err != nil {

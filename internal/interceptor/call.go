@@ -279,7 +279,7 @@ func (c *Chain) Resume(ctx context.Context, journal any) context.Context {
 			k.method = known
 		}
 	}
-	return context.WithValue(ctx, callKey{}, k)
+	return requestid.NewContext(context.WithValue(ctx, callKey{}, k), k.record.RequestID)
 }
 
 // Redrive writes down that one more request is about to be made for the call of

@@ -41,10 +41,7 @@ func (s *Service) begin(ctx context.Context, c state.Change, params string, d de
 		}
 		if err != nil {
 			s.flights.start(func() { s.withdraw(ask) })
-			return state.Answer{}, joined, &reason.Error{
-				Reason:  teamtokenv1.ErrorReason_ERROR_REASON_STATE_STORE_UNAVAILABLE,
-				Outcome: joinedOutcome(joined), RetryAfter: busyRetry, Cause: err,
-			}
+			return state.Answer{}, joined, away(err, joined)
 		}
 		switch a.Verdict {
 		case state.Granted:
@@ -89,11 +86,16 @@ func (s *Service) begin(ctx context.Context, c state.Change, params string, d de
 
 var errUnsettled = errors.New("what became of the call with this request id is not known yet")
 
-func joinedOutcome(joined bool) reason.Outcome {
+// away is what a call is told when the store can't be asked. If the same request was
+// seen to run, nothing certain can be said of that.
+func away(cause error, joined bool) error {
 	if joined {
-		return reason.Unknown
+		return stillUnknown(cause)
 	}
-	return reason.NotApplied
+	return &reason.Error{
+		Reason:  teamtokenv1.ErrorReason_ERROR_REASON_STATE_STORE_UNAVAILABLE,
+		Outcome: reason.NotApplied, RetryAfter: busyRetry, Cause: cause,
+	}
 }
 
 // tooLate is what a call is told whose time was over before its turn: that the

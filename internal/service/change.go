@@ -1,6 +1,7 @@
 package service
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -33,8 +34,9 @@ type deed interface {
 	// undo takes back what was done and is of no use to anybody. Only a deed whose
 	// trace leaves an orphan has to.
 	undo(ctx context.Context, token upstream.TokenID) error
-	// known is the id of the team's token after it was done, as of state.End.
-	known(made issued) string
+	// known is the id of the team's token after it was done, which was before before,
+	// as of state.End.
+	known(made issued, before string) string
 	traits() traits
 }
 
@@ -114,10 +116,10 @@ func (s *Service) carryOut(ctx context.Context, c state.Change, a state.Answer, 
 		begun := time.Now()
 		made, err := d.send(ctx)
 		if err == nil {
-			return made, state.End{Known: d.known(made), Fate: state.Keep, Recorded: state.Recorded{Token: made.token.ID}}, nil
+			return made, state.End{Known: d.known(made, known), Fate: state.Keep, Recorded: state.Recorded{Token: made.token.ID}}, nil
 		}
 		if sends > 1 && d.traits().suffices && isNotFound(err) { // the one before did it
-			return issued{}, state.End{Known: d.known(issued{})}, nil
+			return issued{}, state.End{Known: d.known(issued{}, known)}, nil
 		}
 		told := translate(ctx, err, d.kind())
 		switch outcomeOf(told) {
@@ -126,15 +128,11 @@ func (s *Service) carryOut(ctx context.Context, c state.Change, a state.Answer, 
 			case sends == 1:
 				return issued{}, notSent, told
 			case d.traits().narrow: // and of the one before nobody knows
-				return issued{}, state.End{}, stillUnknown(told)
+				return issued{}, state.End{Known: d.known(issued{}, known)}, stillUnknown(told)
 			}
 			return issued{}, s.afterAll(known, d), undelivered(told)
 		case reason.AppliedUndelivered:
-			end := state.End{Fate: state.Keep, Recorded: failed(told)} // which token there is now is not known
-			if d.traits().orphans {
-				end = s.removed(ctx, c, d, time.Since(begun), known, end)
-			}
-			return issued{}, end, told
+			return issued{}, s.afterNoUse(ctx, c, d, time.Since(begun), known, told), told
 		}
 		held := state.End{Unknown: true, Known: state.Same}
 		told = s.later(told, c)
@@ -143,7 +141,7 @@ func (s *Service) carryOut(ctx context.Context, c state.Change, a state.Answer, 
 		case lookErr != nil && !d.traits().narrow:
 			return issued{}, held, told
 		case seen.done && d.traits().suffices:
-			return issued{}, state.End{Known: d.known(issued{})}, nil
+			return issued{}, state.End{Known: d.known(issued{}, known)}, nil
 		case !seen.done && !d.traits().narrow:
 			return issued{}, held, told
 		}
@@ -156,7 +154,7 @@ func (s *Service) carryOut(ctx context.Context, c state.Change, a state.Answer, 
 		}
 		if ctx.Err() != nil || sends == maxSends || s.options.Redrive(ctx, c.Method, seen.token) != nil {
 			if d.traits().narrow { // it can be asked for again at any time
-				return issued{}, state.End{}, told
+				return issued{}, state.End{Known: d.known(issued{}, known)}, told
 			}
 			return issued{}, s.afterAll(known, d), undelivered(told)
 		}
@@ -216,17 +214,16 @@ func (s *Service) remove(ctx context.Context, c state.Change, token string, d de
 	return nil
 }
 
-// removed is how a change ends whose answer said that it was done, and showed
-// nothing to use: end, once what it left is found and gone.
-func (s *Service) removed(
-	ctx context.Context, c state.Change, d deed, since time.Duration, known string, end state.End,
+// afterNoUse is how a change ends whose answer said that it was done, and showed
+// nothing to use: with the team's token known again, and what it left behind gone.
+func (s *Service) afterNoUse(
+	ctx context.Context, c state.Change, d deed, since time.Duration, known string, told error,
 ) state.End {
-	end.Known = state.Same
 	seen, err := d.look(ctx, since, known)
-	if err != nil || !seen.done || s.remove(ctx, c, seen.token, d) != nil {
+	if err != nil || d.traits().orphans && (!seen.done || s.remove(ctx, c, seen.token, d) != nil) {
 		return state.End{Unknown: true, Known: state.Same}
 	}
-	return end
+	return state.End{Known: cmp.Or(seen.present, state.Same), Fate: state.Keep, Recorded: failed(told)}
 }
 
 // discard takes back a token that was made for somebody who has left and cannot

@@ -38,9 +38,9 @@ type generation struct {
 	expiredAt time.Time
 }
 
-func (generation) kind() callKind             { return changeTeam }
-func (generation) traits() traits             { return traits{} }
-func (g generation) known(made issued) string { return made.token.ID }
+func (generation) kind() callKind                     { return changeTeam }
+func (generation) traits() traits                     { return traits{} }
+func (generation) known(made issued, _ string) string { return made.token.ID }
 
 func (g generation) send(ctx context.Context) (issued, error) {
 	token, text, err := g.s.upstream.CreateToken(ctx, g.team, g.expiredAt)
@@ -83,9 +83,9 @@ type deletion struct {
 	team upstream.TeamID
 }
 
-func (deletion) kind() callKind      { return changeTeam }
-func (deletion) traits() traits      { return traits{suffices: true} }
-func (deletion) known(issued) string { return state.None }
+func (deletion) kind() callKind              { return changeTeam }
+func (deletion) traits() traits              { return traits{suffices: true} }
+func (deletion) known(issued, string) string { return state.None }
 
 func (d deletion) send(ctx context.Context) (issued, error) {
 	return issued{}, d.s.upstream.DeleteToken(ctx, d.team)
@@ -109,9 +109,9 @@ type creation struct {
 	expiredAt   time.Time
 }
 
-func (creation) kind() callKind      { return changeTeam }
-func (creation) traits() traits      { return traits{orphans: true} }
-func (creation) known(issued) string { return state.Same }
+func (creation) kind() callKind              { return changeTeam }
+func (creation) traits() traits              { return traits{orphans: true} }
+func (creation) known(issued, string) string { return state.Same }
 
 func (c creation) send(ctx context.Context) (issued, error) {
 	token, text, err := c.s.upstream.CreateNamedToken(ctx, c.team, c.description, c.expiredAt)
@@ -167,9 +167,16 @@ type deletionByID struct {
 	id upstream.TokenID
 }
 
-func (deletionByID) kind() callKind      { return changeToken }
-func (deletionByID) traits() traits      { return traits{suffices: true, narrow: true} }
-func (deletionByID) known(issued) string { return "" }
+func (deletionByID) kind() callKind { return changeToken }
+func (deletionByID) traits() traits { return traits{suffices: true, narrow: true} }
+
+// known is not, if the token was the team's one, and may be gone or not.
+func (d deletionByID) known(_ issued, before string) string {
+	if before == d.id.String() {
+		return ""
+	}
+	return state.Same
+}
 
 func (d deletionByID) send(ctx context.Context) (issued, error) {
 	return issued{}, d.s.upstream.DeleteTokenByID(ctx, d.id)

@@ -71,6 +71,7 @@ func (s *Simulator) carryOut(r *http.Request, body []byte) answer {
 	defer s.mu.Unlock()
 	c := &call{Request: r, body: body, now: s.options.Now()}
 	c.caller = s.organization.authenticate(bearer(r), c.now)
+	s.organization.request = r.Header.Get("X-Request-Id")
 	remaining, wait := s.limit.take(user(c), c.now)
 
 	a := s.dispatch(c, wait)
@@ -205,6 +206,10 @@ func (s *Simulator) read(t *token) answer {
 func (s *Simulator) delete(t *token) answer {
 	if t == nil {
 		return refusal(http.StatusNotFound)
+	}
+	if t.team != nil {
+		o := s.organization
+		o.changes = append(o.changes, Change{At: s.options.Now(), Team: t.team.ID, Revoked: t.id, Legacy: t.description == nil, Request: o.request})
 	}
 	s.organization.revoke(t)
 	return answer{status: http.StatusNoContent, header: http.Header{}}

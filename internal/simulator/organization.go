@@ -41,6 +41,18 @@ type organization struct {
 	byID               map[string]*token
 	bySecret           map[[sha256.Size]byte]*token // so that no secret lies bare in a key
 	owners, user, self *token
+
+	changes []Change
+	request string // that is being carried out, by its X-Request-Id
+}
+
+// A Change is the truth about one thing that a request did to a team's tokens.
+type Change struct {
+	At              time.Time
+	Team            string // its id
+	Minted, Revoked string // the tokens' ids; empty if there is none
+	Legacy          bool   // it is about the team's token without a description
+	Request         string // the request's X-Request-Id
 }
 
 type team struct {
@@ -116,15 +128,19 @@ func (o *organization) mint(of *team, by *token, description *string, expiredAt 
 		description: description,
 		expiredAt:   expiredAt,
 	}
+	change := Change{At: now, Team: of.ID, Legacy: description == nil, Request: o.request}
 	if description != nil {
 		of.named[*description] = t
 	} else {
 		if of.legacy != nil {
+			change.Revoked = of.legacy.id
 			o.revoke(of.legacy)
 		}
 		of.legacy = t
 	}
 	o.issue(t, now)
+	change.Minted = t.id
+	o.changes = append(o.changes, change)
 	o.minted = append(o.minted, t)
 	return t
 }

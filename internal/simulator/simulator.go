@@ -6,8 +6,8 @@
 // the documentation is silent, the simulator is strict, so that a client's slip
 // is seen. It never logs.
 //
-// It also promises the truth: Requests is what a client really sent, Minted is
-// what its calls really did, and a Fault decides what the client gets to see
+// It also promises the truth: Requests is what a client really sent, Minted and
+// Changes are what its calls really did, and a Fault decides what the client gets to see
 // of either.
 //
 // It leaves out what no client of team tokens can notice: teams and
@@ -209,6 +209,14 @@ func (s *Simulator) Minted() []Minted {
 		minted = append(minted, Minted{t.id, t.team.ID, t.secret, t.live(now), t.createdAt, t.description})
 	}
 	return minted
+}
+
+// Changes returns all that was ever done to the teams' tokens, in the order in
+// which it was, whether or not anybody got to see it.
+func (s *Simulator) Changes() []Change {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.organization.changes)
 }
 
 // Reset forgets requests, and faults that have not hit yet. Tokens stay.

@@ -105,15 +105,17 @@ type lifeKey struct{}
 // WithLife returns a context whose changes go on when it ends, as all do, but not
 // beyond life.
 func WithLife(ctx, life context.Context) context.Context {
+	if life.Done() == nil {
+		return ctx
+	}
 	return context.WithValue(ctx, lifeKey{}, life)
 }
 
-// lifeOf is what a change goes on in when its caller leaves.
+// lifeOf is what a change of ctx does not go on beyond; nil if there is no such
+// thing.
 func lifeOf(ctx context.Context) context.Context {
-	if life, ok := ctx.Value(lifeKey{}).(context.Context); ok {
-		return life
-	}
-	return context.WithoutCancel(ctx)
+	life, _ := ctx.Value(lifeKey{}).(context.Context)
+	return life
 }
 
 type credentialKey struct{}
@@ -412,12 +414,16 @@ func (c *Client) exchange(ctx context.Context, r request, credential secret.Text
 	progress := &progress{}
 	parent := ctx
 	if r.mutates {
-		if parent = lifeOf(ctx); parent.Err() != nil {
-			return answer{}, &Error{Kind: Unreachable, Cause: parent.Err()}
-		}
+		parent = context.WithoutCancel(ctx)
 	}
 	attempt, cancel := context.WithTimeout(parent, c.options.Timeout)
 	defer cancel()
+	if life := lifeOf(ctx); r.mutates && life != nil {
+		if err := life.Err(); err != nil {
+			return answer{}, &Error{Kind: Unreachable, Cause: err}
+		}
+		defer context.AfterFunc(life, cancel)()
+	}
 	if r.mutates { // the caller may leave while there is no connection, and not after that
 		defer context.AfterFunc(ctx, func() {
 			if !progress.connected.Load() {
