@@ -89,7 +89,7 @@ func (c *chaos) checked() (violations []string) {
 	}
 	for key, n := range perKey {
 		if n > 1 {
-			violate("%s: %d tokens under one request id, that no redrive accounts for:%s", key, n, h.story(c.attempts, key, changes))
+			violate("%s: %d tokens under one request id, that no redrive accounts for:%s", key, n, h.story(func(a *attempt) bool { return a.caller+" "+a.rpc+" "+a.key == key }))
 		}
 	}
 	for _, change := range changes {
@@ -115,25 +115,27 @@ func (c *chaos) checked() (violations []string) {
 	return violations
 }
 
-// story tells all that happened under a request id, in order.
-func (h *truth) story(attempts []*attempt, key string, changes []simulator.Change) string {
+// story tells what is known of some attempts, in order, and leaves out those that
+// only asked.
+func (h *truth) story(of func(*attempt) bool) string {
 	type event struct {
 		at   time.Time
 		what string
 	}
 	var events []event
-	for _, a := range attempts {
-		if a.caller+" "+a.rpc+" "+a.key != key {
+	for _, a := range h.attempts {
+		if !of(a) || len(h.changes[a.id]) == 0 && a.outcome != "unknown" && a.reason != "" {
 			continue
 		}
-		events = append(events, event{a.call, a.id[:6] + " called, " + a.team}, event{a.ret, fmt.Sprintf("%s told %v %s %s %s", a.id[:6], a.code, a.reason, a.outcome, a.answer)})
-		for _, c := range changes {
-			if c.Request == a.id {
-				events = append(events, event{c.At, a.id[:6] + " made " + c.Minted + ", revoked " + c.Revoked})
-			}
+		name := a.id[:6]
+		events = append(events,
+			event{a.call, fmt.Sprintf("%s called %s %q %q", name, a.rpc, a.key, a.expected)},
+			event{a.ret, fmt.Sprintf("%s told %v %s %s %s", name, a.code, a.reason, a.outcome, a.answer)})
+		for _, c := range h.changes[a.id] {
+			events = append(events, event{c.At, name + " made " + c.Minted + ", revoked " + c.Revoked})
 		}
 		for _, l := range h.lines[a.id] {
-			events = append(events, event{l.Time, fmt.Sprintf("%s audit %s %s %s %s", a.id[:6], l.Event, l.Redrives, l.Outcome, l.TokenID)})
+			events = append(events, event{l.Time, fmt.Sprintf("%s audit %s %s %s %s", name, l.Event, l.Redrives, l.Outcome, l.TokenID)})
 		}
 	}
 	slices.SortFunc(events, func(a, b event) int { return a.at.Compare(b.at) })
@@ -200,7 +202,10 @@ func (h *truth) heldBack(a *attempt, changes []simulator.Change, violate func(st
 				break
 			}
 			if other.Team == a.team && other.Request != a.id && other.Legacy {
-				violate("%s was left open, and landed %v after a change by %s", a, late.At.Sub(other.At), h.attempts[other.Request])
+				violate("%s was left open, and landed %v after a change by %s:%s", a, late.At.Sub(other.At), h.attempts[other.Request],
+					h.story(func(b *attempt) bool {
+						return b.team == a.team && b.call.Before(late.At) && b.ret.After(a.call.Add(-time.Second))
+					}))
 				return
 			}
 		}
@@ -248,7 +253,6 @@ func (h *truth) linear(attempts []*attempt, changes []simulator.Change) (violati
 			ClientId: clients[team], Input: in, Call: call.Sub(origin).Nanoseconds(), Return: ret.Sub(origin).Nanoseconds(),
 		})
 	}
-	first := map[string]bool{}
 	for _, change := range changes {
 		if !change.Legacy {
 			continue
@@ -258,10 +262,13 @@ func (h *truth) linear(attempts []*attempt, changes []simulator.Change) (violati
 			if from = a.call; a.ret.After(to) {
 				to = a.ret
 			}
-			if a.expected != "" && a.code == codes.OK && !first[a.id] {
+			// What replaces a token that was lost expects that, and not what the call says.
+			again := slices.ContainsFunc(h.lines[a.id], func(l audit.Record) bool {
+				return l.Event == audit.EventRedrive && l.Time.Before(change.At)
+			})
+			if a.expected != "" && a.code == codes.OK && !again {
 				in.expected = a.expected
 			}
-			first[a.id] = true
 		}
 		add(change.Team, in, from, to)
 	}

@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"time"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
@@ -137,45 +138,61 @@ func (s *Service) withdraw(ask state.Ask) {
 
 const maxWithdraw = 5 * time.Second
 
-// keeper keeps a turn for as long as it is used.
+// keeper keeps a turn for as long as it is used. It is an upstream.Life, which ends
+// with the turn: when another has it, or when it could not be renewed in time.
 type keeper struct {
-	life context.Context //nolint:containedctx // of the turn
-	stop func()
+	turn  state.Turn
+	lease time.Duration
+	until atomic.Int64 // in nanoseconds from turn.Asked
+	over  context.CancelFunc
+	life  context.Context //nolint:containedctx // of the turn
 }
 
-// keep renews a turn until it is stopped. Its life ends with the turn, if another
-// has it or it could not be renewed in time.
-func (s *Service) keep(ctx context.Context, t state.Turn) keeper {
+var errTurnOver = errors.New("the turn ended before the request was sent")
+
+// Done is of upstream.Life.
+func (k *keeper) Done() <-chan struct{} { return k.life.Done() }
+
+// Err is of upstream.Life.
+func (k *keeper) Err() error {
+	if k.life.Err() != nil || time.Since(k.turn.Asked) >= time.Duration(k.until.Load()) {
+		return errTurnOver
+	}
+	return nil
+}
+
+// keep renews a turn until it is stopped, and returns a context of the change that
+// has it.
+func (s *Service) keep(ctx context.Context, t state.Turn) (_ context.Context, stop func()) {
 	lease := s.store.Lease()
 	if lease == 0 {
-		return keeper{context.WithoutCancel(ctx), func() {}}
+		return ctx, func() {}
 	}
-	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	done := make(chan struct{})
-	k := keeper{life, func() { close(done); cancel() }}
-	until := t.Asked.Add(lease)
-	var renew func()
-	renew = func() {
-		select {
-		case <-done:
-			return
-		default:
-		}
-		asked := time.Now()
-		step, stop := context.WithDeadline(life, until)
-		err := s.store.Renew(step, t)
-		stop()
-		switch {
-		case err == nil:
-			until = asked.Add(lease)
-		case errors.Is(err, state.ErrFenced), !time.Now().Before(until):
-			cancel()
-			return
-		}
-		time.AfterFunc(min(lease/3, max(time.Until(until), 0)), renew)
+	k := &keeper{turn: t, lease: lease}
+	k.life, k.over = context.WithCancel(context.WithoutCancel(ctx))
+	k.until.Store(int64(lease))
+	time.AfterFunc(lease/3, func() { s.renew(k) })
+	return upstream.WithLife(ctx, k), k.over
+}
+
+func (s *Service) renew(k *keeper) {
+	if k.life.Err() != nil {
+		return
 	}
-	time.AfterFunc(lease/3, renew)
-	return k
+	asked := time.Since(k.turn.Asked)
+	left := time.Duration(k.until.Load()) - asked
+	ctx, cancel := context.WithTimeout(k.life, max(left, 0))
+	err := s.store.Renew(ctx, k.turn)
+	cancel()
+	switch {
+	case err == nil:
+		left = k.lease
+		k.until.Store(int64(asked + left))
+	case errors.Is(err, state.ErrFenced), k.Err() != nil:
+		k.over()
+		return
+	}
+	time.AfterFunc(min(k.lease/3, left/2), func() { s.renew(k) })
 }
 
 var errUnknownMethod = &upstream.Error{Kind: upstream.Rejected, Cause: errors.New("a change of a method that this version does not know")}

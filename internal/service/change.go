@@ -71,9 +71,8 @@ func (s *Service) change(ctx context.Context, c state.Change, params string, d d
 	if a.Verdict == state.Done {
 		return s.replay(ctx, c, params, a.Recorded, d, joined)
 	}
-	keep := s.keep(ctx, a.Turn)
-	defer keep.stop()
-	ctx = upstream.WithLife(budget.Prepaid(ctx), keep.life)
+	ctx, stop := s.keep(budget.Prepaid(ctx), a.Turn)
+	defer stop()
 
 	end := state.End{Unknown: true, Known: state.Same} // should it panic
 	var made issued
@@ -95,7 +94,6 @@ func (s *Service) carryOut(ctx context.Context, c state.Change, a state.Answer, 
 	known := a.Known
 	notSent := state.End{Known: state.Same, Fate: state.Forget}
 	if a.Lost != "" {
-		notSent = state.End{Known: state.Same, Fate: state.Lost, Recorded: state.Recorded{Token: a.Lost}}
 		if err := s.stillThere(ctx, c, a.Lost, d); err != nil {
 			if isReason(err, teamtokenv1.ErrorReason_ERROR_REASON_TOKEN_SUPERSEDED) {
 				return issued{}, state.End{Known: state.Same, Fate: state.Keep, Recorded: failed(err)}, err
@@ -110,7 +108,12 @@ func (s *Service) carryOut(ctx context.Context, c state.Change, a state.Answer, 
 		if err := s.expect(ctx, c); err != nil {
 			return issued{}, notSent, err
 		}
-		known = c.Expected
+		if known != c.Expected {
+			if err := s.redo(ctx, a.Turn, c.Expected); err != nil {
+				return issued{}, notSent, away(err, false)
+			}
+			known = c.Expected
+		}
 	}
 	for sends := 1; ; sends++ {
 		begun := time.Now()
@@ -152,13 +155,33 @@ func (s *Service) carryOut(ctx context.Context, c state.Change, a state.Answer, 
 		} else if seen.done {
 			known = seen.token
 		}
-		if ctx.Err() != nil || sends == maxSends || s.options.Redrive(ctx, c.Method, seen.token) != nil {
+		if ctx.Err() != nil || sends == maxSends || s.again(ctx, c, a.Turn, seen, d) != nil {
 			if d.traits().narrow { // it can be asked for again at any time
 				return issued{}, state.End{Known: d.known(issued{}, known)}, told
 			}
 			return issued{}, s.afterAll(known, d), undelivered(told)
 		}
 	}
+}
+
+// again writes down that a change is about to be sent once more, and which token
+// there is now: whoever has to settle it must not take what it did before for what
+// it does next.
+func (s *Service) again(ctx context.Context, c state.Change, t state.Turn, seen trace, d deed) error {
+	if err := s.options.Redrive(ctx, c.Method, seen.token); err != nil {
+		return err
+	}
+	if t := d.traits(); t.orphans || t.narrow {
+		return nil
+	}
+	return s.redo(ctx, t, seen.token)
+}
+
+// redo has the change of a turn begun anew.
+func (s *Service) redo(ctx context.Context, t state.Turn, known string) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
+	defer cancel()
+	return s.store.Redo(ctx, t, known)
 }
 
 // afterAll is the end of a change that was carried out, with an answer that was

@@ -10,7 +10,6 @@ import (
 	"github.com/teamtoken/teamtoken/internal/reason"
 	"github.com/teamtoken/teamtoken/internal/state"
 	"github.com/teamtoken/teamtoken/internal/telemetry"
-	"github.com/teamtoken/teamtoken/internal/upstream"
 )
 
 const (
@@ -72,10 +71,9 @@ func (s *Service) settleAll(ctx context.Context, teams []string) {
 // settle finds out what became of a change, if that can be known by now, and
 // writes it down. Its error is that of the upstream, which could not be asked.
 func (s *Service) settle(ctx context.Context, u state.Unsettled) error {
-	keep := s.keep(ctx, u.Turn)
-	defer keep.stop()
 	here := budget.Bucket(ctx)
-	ctx = upstream.WithLife(s.options.Resume(budget.Changing(ctx), u.Change.Journal), keep.life)
+	ctx, stop := s.keep(s.options.Resume(budget.Changing(ctx), u.Change.Journal), u.Turn)
+	defer stop()
 	end, outcome, token, err := s.settled(ctx, u, here)
 	if s.end(ctx, u.Turn, end) == nil && !end.Unknown {
 		s.options.Settled(ctx, token, outcome)
@@ -101,11 +99,7 @@ func (s *Service) settled(ctx context.Context, u state.Unsettled, bucket string)
 		}
 		return givenUp, reason.Unknown, "", nil
 	}
-	known := u.Known
-	if u.Change.Expected != "" {
-		known = u.Change.Expected
-	}
-	seen, err := d.look(ctx, u.Since, known)
+	seen, err := d.look(ctx, u.Since, u.Known)
 	end := state.End{Known: state.Same, Fate: state.Forget}
 	if seen.present != "" {
 		end.Known = seen.present

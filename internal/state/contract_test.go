@@ -119,8 +119,11 @@ func TestRecords(t *testing.T) {
 		end(t, s, forgotten.Turn, state.End{Fate: state.Forget, Known: state.Same})
 		again := begin(t, s, ask("a", "f"), state.Granted)
 		end(t, s, again.Turn, state.End{Fate: state.Lost, Recorded: state.Recorded{Token: "at-2"}})
-		if lost := begin(t, s, ask("a", "f"), state.Granted); lost.Lost != "at-2" {
-			t.Errorf("lost: %q", lost.Lost)
+		lost := begin(t, s, ask("a", "f"), state.Granted)
+		end(t, s, lost.Turn, state.End{Fate: state.Forget, Known: state.Same})
+		still := begin(t, s, ask("a", "f"), state.Granted)
+		if lost.Lost != "at-2" || still.Lost != "at-2" {
+			t.Errorf("lost: %q, and then %q", lost.Lost, still.Lost)
 		}
 	})
 }
@@ -209,6 +212,29 @@ func TestBudget(t *testing.T) {
 		}
 		if wait, err := s.Reserve(t.Context(), a.Slot); err != nil || wait < 50*time.Second {
 			t.Errorf("paused: %v, %v", wait, err)
+		}
+	})
+}
+
+// What is begun anew is judged from then on, and by the token that there was then.
+func TestRedo(t *testing.T) {
+	each(t, func(t *testing.T, s state.Store) {
+		first := begin(t, s, ask("a", ""), state.Granted)
+		time.Sleep(50 * time.Millisecond) // for Since to tell
+		if err := s.Redo(t.Context(), first.Turn, "at-2"); err != nil {
+			t.Fatal(err)
+		}
+		redone := time.Now()
+		end(t, s, first.Turn, state.End{Unknown: true, Known: state.Same})
+		eventually(t, func() bool {
+			u, ok, err := s.Claim(t.Context(), "a", state.NewHolder())
+			if ok && (u.Known != "at-2" || u.Since > time.Since(redone)+40*time.Millisecond) {
+				t.Errorf("%+v", u)
+			}
+			return ok && err == nil
+		})
+		if err := s.Redo(t.Context(), first.Turn, "at-3"); !errors.Is(err, state.ErrFenced) {
+			t.Errorf("a turn that has ended: %v", err)
 		}
 	})
 }

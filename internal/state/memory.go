@@ -136,6 +136,17 @@ func (m *Memory) Renew(_ context.Context, t Turn) error {
 	return nil
 }
 
+// Redo is of Store.
+func (m *Memory) Redo(ctx context.Context, t Turn, known string) error {
+	if err := m.Renew(ctx, t); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.teams[t.Team].known, m.teams[t.Team].begun = known, time.Now()
+	return nil
+}
+
 // End is of Store.
 func (m *Memory) End(_ context.Context, t Turn, e End) error {
 	m.mu.Lock()
@@ -160,11 +171,13 @@ func (m *Memory) End(_ context.Context, t Turn, e End) error {
 	if t.record == "" {
 		return nil
 	}
-	if e.Fate == Forget {
+	switch r := m.records[t.record]; {
+	case r == nil:
+	case e.Fate == Forget && r.what.Token != "":
+		r.fate = Lost
+	case e.Fate == Forget:
 		delete(m.records, t.record)
-		return nil
-	}
-	if r := m.records[t.record]; r != nil {
+	default:
 		r.fate, r.what = e.Fate, e.Recorded
 		r.answer, r.expires = now.Add(m.times.Answer), now.Add(m.times.Tombstone)
 	}

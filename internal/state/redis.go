@@ -315,9 +315,14 @@ func (r reply) unsettled(holder string, asked time.Time) (Unsettled, error) {
 }
 
 // Renew is of Store.
-func (r *Redis) Renew(ctx context.Context, t Turn) error {
+func (r *Redis) Renew(ctx context.Context, t Turn) error { return r.renew(ctx, t, "") }
+
+// Redo is of Store.
+func (r *Redis) Redo(ctx context.Context, t Turn, known string) error { return r.renew(ctx, t, known) }
+
+func (r *Redis) renew(ctx context.Context, t Turn, known string) error {
 	return fenced(r.run(ctx, true, renewScript, []string{r.team(t.Team), r.unsettled()},
-		t.Team, t.Holder, t.Epoch, r.times.lease().Milliseconds()))
+		t.Team, t.Holder, t.Epoch, r.times.lease().Milliseconds(), known))
 }
 
 // fenced is the error of a step that a turn is needed for.

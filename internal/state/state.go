@@ -14,6 +14,9 @@ type Store interface {
 	Begin(ctx context.Context, a Ask) (Answer, error)
 	// Renew keeps a turn for another lease. ErrFenced says that it has ended.
 	Renew(ctx context.Context, t Turn) error
+	// Redo says that the change of a turn is begun anew, and that the team's token is
+	// known by now: of what was sent before, nothing is left to be found out.
+	Redo(ctx context.Context, t Turn, known string) error
 	// End gives a turn back. ErrFenced says that it had ended before, and that
 	// nothing was written.
 	End(ctx context.Context, t Turn, e End) error
@@ -160,7 +163,7 @@ type Fate string
 
 // The fates of a record. An unknown outcome leaves it open.
 const (
-	Forget Fate = "forget" // nothing was done: the request may begin anew
+	Forget Fate = "forget" // nothing was done: the request may begin anew, or is Lost again if it was before
 	Keep   Fate = "done"   // Recorded is what it is answered from now on
 	Lost   Fate = "lost"   // it was done, and the secret of Recorded.Token is lost: it may be done again
 )

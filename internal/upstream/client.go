@@ -100,22 +100,21 @@ func New(o Options) (*Client, error) {
 	return &Client{options: o, base: url.URL{Scheme: base.Scheme, Host: base.Host}, circuit: newCircuit()}, nil
 }
 
+// Life is for how long changes may be made that go on without their caller.
+type Life interface {
+	// Done is closed when it is over; nil if it never is.
+	Done() <-chan struct{}
+	// Err says whether it is over by now: a process that stood still has not closed
+	// Done yet when it goes on.
+	Err() error
+}
+
 type lifeKey struct{}
 
 // WithLife returns a context whose changes go on when it ends, as all do, but not
 // beyond life.
-func WithLife(ctx, life context.Context) context.Context {
-	if life.Done() == nil {
-		return ctx
-	}
+func WithLife(ctx context.Context, life Life) context.Context {
 	return context.WithValue(ctx, lifeKey{}, life)
-}
-
-// lifeOf is what a change of ctx does not go on beyond; nil if there is no such
-// thing.
-func lifeOf(ctx context.Context) context.Context {
-	life, _ := ctx.Value(lifeKey{}).(context.Context)
-	return life
 }
 
 type credentialKey struct{}
@@ -418,12 +417,6 @@ func (c *Client) exchange(ctx context.Context, r request, credential secret.Text
 	}
 	attempt, cancel := context.WithTimeout(parent, c.options.Timeout)
 	defer cancel()
-	if life := lifeOf(ctx); r.mutates && life != nil {
-		if err := life.Err(); err != nil {
-			return answer{}, &Error{Kind: Unreachable, Cause: err}
-		}
-		defer context.AfterFunc(life, cancel)()
-	}
 	if r.mutates { // the caller may leave while there is no connection, and not after that
 		defer context.AfterFunc(ctx, func() {
 			if !progress.connected.Load() {
@@ -432,7 +425,14 @@ func (c *Client) exchange(ctx context.Context, r request, credential secret.Text
 		})()
 	}
 
-	resp, err := c.options.Transport().RoundTrip(c.httpRequest(progress.trace(attempt), r, credential))
+	req := c.httpRequest(progress.trace(attempt), r, credential)
+	if life, ok := ctx.Value(lifeKey{}).(Life); ok && r.mutates {
+		defer closing(life.Done(), cancel)()
+		if err := life.Err(); err != nil { // at the last moment that there is
+			return answer{}, &Error{Kind: Unreachable, Cause: err}
+		}
+	}
+	resp, err := c.options.Transport().RoundTrip(req)
 	if err != nil {
 		return answer{}, progress.failure(attempt, err)
 	}
@@ -473,6 +473,19 @@ func (c *Client) exchange(ctx context.Context, r request, credential secret.Text
 		a.date, _ = http.ParseTime(resp.Header.Get("Date")) // else zero
 	}
 	return a, nil
+}
+
+// closing has then called when done is closed, until stop is called.
+func closing(done <-chan struct{}, then func()) (stop func()) {
+	stopped := make(chan struct{})
+	go func() {
+		select {
+		case <-done:
+			then()
+		case <-stopped:
+		}
+	}()
+	return func() { close(stopped) }
 }
 
 // unrouted reports whether an answer is a router's own, which knows no such

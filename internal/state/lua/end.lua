@@ -19,7 +19,10 @@ if known == '' then
 elseif known ~= '=' then
   redis.call('HSET', team, 'known', known)
 end
-if fate == 'forget' then
+local lost = fate == 'forget' and redis.call('HGET', record, 'token') or ''
+if fate == 'forget' and lost ~= '' then
+  redis.call('HSET', record, 'fate', 'lost')
+elseif fate == 'forget' then
   redis.call('DEL', record, answer)
 elseif fate ~= '' then
   redis.call('HSET', record, 'fate', fate, 'token', token, 'failure', failure)
