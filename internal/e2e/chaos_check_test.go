@@ -23,6 +23,7 @@ type truth struct {
 	death    map[string]simulator.Change
 	secrets  map[string]string         // by token
 	lines    map[string][]audit.Record // by attempt
+	broken   []breakage
 }
 
 // checked holds what every caller was told against the truth, and returns what is
@@ -30,7 +31,7 @@ type truth struct {
 func (c *chaos) checked() (violations []string) {
 	h := truth{
 		attempts: map[string]*attempt{}, changes: map[string][]simulator.Change{}, mint: map[string]simulator.Change{},
-		death: map[string]simulator.Change{}, secrets: map[string]string{}, lines: map[string][]audit.Record{},
+		death: map[string]simulator.Change{}, secrets: map[string]string{}, lines: map[string][]audit.Record{}, broken: c.broken,
 	}
 	for _, a := range c.attempts {
 		h.attempts[a.id] = a
@@ -57,6 +58,7 @@ func (c *chaos) checked() (violations []string) {
 			violations = append(violations, fmt.Sprintf(format, args...))
 		}
 	}
+	defer func() { violations = append(violations, c.found...) }()
 	given := map[string]bool{}
 	perKey := map[string]int{}
 	told := map[string]int{}
@@ -89,7 +91,7 @@ func (c *chaos) checked() (violations []string) {
 	}
 	for key, n := range perKey {
 		if n > 1 {
-			violate("%s: %d tokens under one request id, that no redrive accounts for:%s", key, n, h.story(func(a *attempt) bool { return a.caller+" "+a.rpc+" "+a.key == key }))
+			violate("%s: %d tokens under one request id, that no redrive accounts for:%s", key, n, h.around(func(a *attempt) bool { return a.caller+" "+a.rpc+" "+a.key == key }))
 		}
 	}
 	for _, change := range changes {
@@ -106,13 +108,30 @@ func (c *chaos) checked() (violations []string) {
 		}
 		if orphans++; orphans < 4 {
 			a := h.attempts[h.mint[id].Request]
-			violate("nobody was given %s, made by %s, who was told %v %s %s", id, a, a.code, a.reason, a.outcome)
+			violate("nobody was given %s, made by %s:%s", id, a, h.around(func(b *attempt) bool { return b == a }))
 		}
 	}
 	violations = append(violations, h.linear(c.attempts, changes)...)
 	c.t.Logf("%d operations in %d attempts, %d changes upstream; %d live tokens whose answer was lost on the way to the caller; replicas started %d; %v",
 		c.ops.Load(), len(c.attempts), len(changes), excused, c.started, told)
 	return violations
+}
+
+// around is the story of some attempts, and of the others of their team meanwhile.
+func (h *truth) around(of func(*attempt) bool) string {
+	var team string
+	var from, to time.Time
+	for _, a := range h.attempts {
+		if of(a) {
+			if team = a.team; from.IsZero() || a.call.Before(from) {
+				from = a.call
+			}
+			if a.ret.After(to) {
+				to = a.ret
+			}
+		}
+	}
+	return h.story(func(a *attempt) bool { return a.team == team && a.call.Before(to) && a.ret.After(from) })
 }
 
 // story tells what is known of some attempts, in order, and leaves out those that
@@ -136,6 +155,16 @@ func (h *truth) story(of func(*attempt) bool) string {
 		}
 		for _, l := range h.lines[a.id] {
 			events = append(events, event{l.Time, fmt.Sprintf("%s audit %s %s %s %s", name, l.Event, l.Redrives, l.Outcome, l.TokenID)})
+		}
+	}
+	if len(events) == 0 {
+		return ""
+	}
+	slices.SortFunc(events, func(a, b event) int { return a.at.Compare(b.at) })
+	from, to := events[0].at.Add(-2*time.Second), events[len(events)-1].at
+	for _, b := range h.broken {
+		if b.at.After(from) && b.at.Before(to) {
+			events = append(events, event{b.at, "*** " + b.what})
 		}
 	}
 	slices.SortFunc(events, func(a, b event) int { return a.at.Compare(b.at) })

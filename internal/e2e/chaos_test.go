@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -47,6 +48,8 @@ type chaos struct {
 	replicas [2]*replica
 	attempts []*attempt
 	keys     map[string][]*operation // that have ended, by caller
+	found    []string                // violations
+	broken   []breakage
 	ops      atomic.Int64
 	stop     chan struct{}
 }
@@ -108,6 +111,16 @@ func newChaos(t *testing.T, seed uint64, program string) *chaos {
 
 var chaosCallers = []string{"alice", "bob"}
 
+// breakage is what was done to a replica or to Redis.
+type breakage struct {
+	at   time.Time
+	what string
+}
+
+func (c *chaos) broke(format string, args ...any) {
+	c.broken = append(c.broken, breakage{time.Now(), fmt.Sprintf(format, args...)})
+}
+
 // run starts one more replica, which writes its audit to a file of its own.
 func (c *chaos) run() *replica {
 	c.started++
@@ -141,11 +154,29 @@ func (c *chaos) rage(b chaosBounds) {
 	c.sim.Reset()
 }
 
-// injure lets requests to the upstream go wrong, about one in six.
+// injure lets requests to the upstream go wrong, about one in six: no more than a
+// few wait to hit one, or every request would be hit when there are few.
 func (c *chaos) injure(rng *rand.Rand) {
 	tick := time.NewTicker(15 * time.Millisecond)
 	defer tick.Stop()
+	var waiting []*simulator.Injected
 	for {
+		waiting = slices.DeleteFunc(waiting, func(f *simulator.Injected) bool {
+			select {
+			case <-f.Hit():
+				return true
+			default:
+				return false
+			}
+		})
+		if len(waiting) > 3 {
+			select {
+			case <-tick.C:
+				continue
+			case <-c.stop:
+				return
+			}
+		}
 		select {
 		case <-tick.C:
 		case <-c.stop:
@@ -170,7 +201,7 @@ func (c *chaos) injure(rng *rand.Rand) {
 			{Status: 401}, {Status: 409},
 		}[rng.IntN(16)]
 		f.Method = []string{"POST", "POST", "POST", "DELETE", "DELETE", "GET"}[rng.IntN(6)]
-		c.sim.Inject(f)
+		waiting = append(waiting, c.sim.Inject(f))
 	}
 }
 
@@ -187,25 +218,33 @@ func (c *chaos) break_(rng *rand.Rand) {
 		i := rng.IntN(2)
 		switch rng.IntN(6) {
 		case 0, 1:
+			c.broke("replica %s is killed", c.replicas[i].grpc)
 			_ = c.replicas[i].cmd.Process.Signal(syscall.SIGKILL)
 			<-c.replicas[i].exited
 			c.replace(i)
 		case 2:
 			old := c.replicas[i]
 			c.replace(i)
+			c.broke("replica %s is rolled", old.grpc)
 			old.terminate()
 		case 3: // as a machine does that is out of memory, or is moved
+			c.broke("replica %s stands still", c.replicas[i].grpc)
 			_ = c.replicas[i].cmd.Process.Signal(syscall.SIGSTOP)
 			time.Sleep(time.Duration(rng.IntN(1500)) * time.Millisecond)
 			_ = c.replicas[i].cmd.Process.Signal(syscall.SIGCONT)
+			c.broke("replica %s goes on", c.replicas[i].grpc)
 		case 4:
+			c.broke("Redis is killed")
 			c.redis.Kill()
 			time.Sleep(time.Duration(rng.IntN(300)) * time.Millisecond)
 			c.redis.Run()
+			c.broke("Redis runs")
 		case 5:
+			c.broke("Redis hangs")
 			c.redis.Hang()
 			time.Sleep(time.Duration(rng.IntN(1200)) * time.Millisecond)
 			c.redis.Resume()
+			c.broke("Redis goes on")
 		}
 	}
 }
@@ -275,7 +314,7 @@ func (c *chaos) insist(rng *rand.Rand, caller string, op *operation) {
 			return
 		case op.key != "": // until it is known
 			if tries > 200 {
-				c.t.Errorf("no end of %+v: %v %s %s", op, a.code, a.reason, a.outcome)
+				c.violate("no end of %+v: at %v %v %s %s", op, a.ret.UTC(), a.code, a.reason, a.outcome)
 				return
 			}
 		case a.code != codes.Unavailable || tries == 2: // as retry policies do
@@ -389,7 +428,7 @@ func (c *chaos) audited() (lines []audit.Record) {
 				lines = append(lines, record)
 			}
 			if strings.Contains(string(line), "atlasv1") {
-				c.t.Error("a secret in the audit")
+				c.violate("a secret in the audit")
 			}
 			if err == io.EOF {
 				break
@@ -400,17 +439,26 @@ func (c *chaos) audited() (lines []audit.Record) {
 	return lines
 }
 
-// settledDown waits until nothing is left to be settled and no named token is
-// live that nobody was given, for twice the hold and some time of a slow machine.
+func (c *chaos) violate(format string, args ...any) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.found = append(c.found, fmt.Sprintf(format, args...))
+}
+
+// settledDown waits until nothing is left to be settled, and for no longer than a
+// few holds: a slow machine may need more than two.
 func (c *chaos) settledDown() {
 	client := redis.NewClient(&redis.Options{Addr: c.redis.Address()})
 	defer client.Close()
 	begun := time.Now()
-	eventually(c.t, "nothing is left to be settled", func() bool {
-		n, err := client.ZCard(context.Background(), "{teamtoken}:unsettled").Result()
-		return err == nil && n == 0
-	})
-	c.t.Logf("all was settled %v after the last fault, with a hold of %v", time.Since(begun).Round(time.Millisecond), chaosHold)
+	for time.Since(begun) < 10*chaosHold {
+		if n, err := client.ZCard(context.Background(), "{teamtoken}:unsettled").Result(); err == nil && n == 0 {
+			c.t.Logf("all was settled %v after the last call, with a hold of %v", time.Since(begun).Round(time.Millisecond), chaosHold)
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	c.violate("something is left unsettled %v after the last call", 10*chaosHold)
 }
 
 // TestChaos runs for a short time with the other tests, and for long by `make

@@ -129,6 +129,9 @@ func (c creation) look(ctx context.Context, since time.Duration, _ string) (trac
 	for _, organization := range organizations {
 		for l := (upstream.List{Page: 1, Size: listSize}); l.Page > 0; {
 			page, err := c.s.upstream.ListTokens(ctx, organization, l)
+			if isNotFound(err) { // it may not be seen, and the team is not in it
+				break
+			}
 			if err != nil {
 				return trace{}, err
 			}

@@ -90,6 +90,20 @@ func unsent(err error) error {
 	}
 }
 
+// isAnswer reports whether the upstream said no, and will say so again.
+func isAnswer(err error) bool {
+	var e *upstream.Error
+	if !errors.As(err, &e) {
+		return false
+	}
+	switch e.Kind {
+	case upstream.Forbidden, upstream.NotFound, upstream.Rejected, upstream.Unavailable, upstream.Redirected:
+		return true
+	default:
+		return false
+	}
+}
+
 func isNotFound(err error) bool {
 	var e *upstream.Error
 	return errors.As(err, &e) && e.Kind == upstream.NotFound

@@ -107,6 +107,10 @@ func (s *Service) settled(ctx context.Context, u state.Unsettled, bucket string)
 	switch {
 	case err != nil && d.traits().narrow:
 		return givenUp, reason.Unknown, "", nil
+	case err != nil && u.Hold <= 0 && isAnswer(err): // and no other will come
+		s.log.LogAttrs(ctx, slog.LevelError, "what became of a change can't be found out: a token that nobody was given may be live",
+			slog.String(telemetry.KeyMethod, u.Change.Method), slog.String(telemetry.KeySubject, u.Change.Team), slog.Any(telemetry.KeyError, err))
+		return givenUp, reason.Unknown, "", nil
 	case err != nil:
 		return notYet, "", "", err
 	case seen.done && d.traits().suffices:

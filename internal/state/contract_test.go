@@ -64,14 +64,13 @@ func TestATurnIsOnes(t *testing.T) {
 		if second.Known != "at-1" || second.Turn.Epoch <= first.Turn.Epoch || other.Known != "" {
 			t.Errorf("%+v after %+v", second, first)
 		}
-		for _, err := range []error{
-			s.End(t.Context(), first.Turn, state.End{}), s.Renew(t.Context(), first.Turn),
-		} {
-			if !errors.Is(err, state.ErrFenced) {
-				t.Errorf("a turn that has ended: %v", err)
-			}
+		if err := s.Renew(t.Context(), first.Turn); !errors.Is(err, state.ErrFenced) {
+			t.Errorf("a turn that has ended: %v", err)
 		}
 		end(t, s, second.Turn, state.End{Known: state.Same})
+		if err := s.End(t.Context(), first.Turn, state.End{Known: "at-0"}); !errors.Is(err, state.ErrFenced) {
+			t.Errorf("a turn that has ended: %v", err)
+		}
 		if third := begin(t, s, ask("a", ""), state.Granted); third.Known != "at-1" {
 			t.Errorf("known: %q", third.Known)
 		}
@@ -288,6 +287,20 @@ func TestTheSameAskTwice(t *testing.T) {
 		t.Errorf("%+v, and then %+v", first.Turn, again.Turn)
 	}
 	begin(t, open(t, statetest.Start(t).URL(), "other"), a, state.Granted)
+
+	for range 2 {
+		end(t, s, first.Turn, state.End{Unknown: true, Known: state.Same})
+	}
+	b := ask("a", "")
+	var settling state.Answer
+	eventually(t, func() bool {
+		var err error
+		settling, err = s.Begin(t.Context(), b)
+		return err == nil && settling.Verdict == state.Unsettle
+	})
+	if again := begin(t, s, b, state.Unsettle); again.Unsettled.Change.Record != "r" {
+		t.Errorf("what is to be settled was taken for what was asked: %+v", again)
+	}
 }
 
 // What Redis was told is there after it was killed; while it is away or hangs,

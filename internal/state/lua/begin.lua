@@ -15,11 +15,11 @@ if params ~= '' then
     open, lost = true, r[3] or ''
   end
 end
-local m = redis.call('HMGET', team, 'holder', 'until', 'change', 'hold', 'epoch', 'known', 'due', 'record')
-local mine = m[1] == holder -- the same question, asked again
+local m = redis.call('HMGET', team, 'holder', 'until', 'change', 'hold', 'epoch', 'known', 'due', 'record', 'by')
+local mine = m[1] == holder and m[9] == holder -- the same question, asked again
 if m[3] and not mine then
   local same = open and m[8] == record
-  if m[1] and tonumber(m[2]) > now then
+  if m[1] and m[1] ~= holder and tonumber(m[2]) > now then
     if m[4] then return {same and 'unknown' or 'held', n(m[4] - now)} end
     return {same and 'running' or 'busy', n(m[2] - now)}
   end
@@ -36,7 +36,7 @@ end
 local epoch = tonumber(m[5] or '0') + (mine and 0 or 1)
 local ends = n(now + lease + math.ceil(wait / 1000))
 redis.call('HDEL', team, 'hold', 'due')
-redis.call('HSET', team, 'holder', holder, 'until', ends, 'change', change, 'epoch', n(epoch), 'begun', n(now), 'record', record)
+redis.call('HSET', team, 'holder', holder, 'until', ends, 'change', change, 'epoch', n(epoch), 'begun', n(now), 'record', record, 'by', holder)
 redis.call('PEXPIRE', team, tombstone)
 redis.call('ZADD', unsettled, ends, name)
 if params ~= '' then

@@ -3,9 +3,12 @@
 --       answer, answer's life (ms), token, failure, tombstone (ms)
 local team, record, answer, unsettled = unpack(KEYS)
 local name, holder, epoch, unknown, hold, check, known, fate, sealed, life, token, failure, tombstone = unpack(ARGV)
-local m = redis.call('HMGET', team, 'holder', 'epoch', 'hold')
+local m = redis.call('HMGET', team, 'holder', 'epoch', 'hold', 'ended')
+local this = holder .. ' ' .. epoch
+if m[4] == this then return 1 end -- the same word, said again
 if m[1] ~= holder or m[2] ~= epoch then return 0 end
 redis.call('HDEL', team, 'holder', 'until')
+redis.call('HSET', team, 'ended', this)
 if unknown == '1' then
   if not m[3] then redis.call('HSET', team, 'hold', n(now + hold)) end
   redis.call('HSET', team, 'due', n(now + check))
