@@ -20,13 +20,16 @@ ifeq ($(BASE),$(shell git rev-parse -q HEAD 2>/dev/null))
 BASE = $(shell git rev-parse -q --verify HEAD^ 2>/dev/null)
 endif
 
-.PHONY: help run build test test-long generate generate-check lint vuln sbom fuzz bench
+.PHONY: help run run-cluster build test test-long chaos soak generate generate-check lint vuln sbom fuzz bench
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: build ## Run the service against a simulator of the upstream
 	@bin/teamtoken-server --simulator --log-format text
+
+run-cluster: build ## Run two replicas that share a Redis, behind nginx, against one simulator
+	@go run ./internal/cluster
 
 build: ## Build bin/teamtoken-server
 	@go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/teamtoken-server ./cmd/server
@@ -39,6 +42,16 @@ test: ## Run every test, with the race detector where there is a C compiler
 
 test-long: ## Run the attacks at full size against the shipped limits, and h2spec, for some minutes
 	TEAMTOKEN_LONG=1 go test -timeout 30m -v -run 'TestAbuse|TestH2Spec' ./internal/e2e
+
+CHAOS_TIME ?= 30m
+CHAOS_OPERATIONS ?= 100000
+chaos: ## Have callers, replicas, Redis and upstream at their worst for CHAOS_TIME or CHAOS_OPERATIONS, and check what was told; then have mutants found
+	TEAMTOKEN_CHAOS_TIME=$(CHAOS_TIME) TEAMTOKEN_CHAOS_OPERATIONS=$(CHAOS_OPERATIONS) go test -timeout 90m -v -run 'TestChaos$$' ./internal/e2e
+	TEAMTOKEN_LONG=1 go test -timeout 30m -v -run 'TestChaosFindsMutants' ./internal/e2e
+
+SOAK_TIME ?= 10m
+soak: ## Run at the upstream's rate limit for SOAK_TIME, with denied calls beside, and see that nothing grows
+	TEAMTOKEN_SOAK_TIME=$(SOAK_TIME) go test -timeout 60m -v -run 'TestSoak$$' ./internal/e2e
 
 generate: ## Make gen/ from proto/, and the manual of the settings
 	$(BUF) generate

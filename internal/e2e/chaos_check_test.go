@@ -354,12 +354,14 @@ func TestRegister(t *testing.T) {
 	}{
 		{"a read of what was written", true, []porcupine.Operation{{Input: register{write: true, value: "a"}, Return: 1}, {Input: register{value: "a"}, Call: 2, Return: 3}}},
 		{"a read of what was replaced", false, []porcupine.Operation{
-			{Input: register{write: true, value: "a"}, Return: 1}, {Input: register{write: true, value: "b"}, Call: 2, Return: 3},
+			{Input: register{write: true, value: "a"}, Return: 1},
+			{Input: register{write: true, value: "b"}, Call: 2, Return: 3},
 			{Input: register{value: "a"}, Call: 4, Return: 5},
 		}},
 		{"two that replace the same", false, []porcupine.Operation{
 			{Input: register{write: true, value: "a"}, Return: 1},
-			{Input: register{write: true, value: "b", expected: "a"}, Call: 2, Return: 9}, {Input: register{write: true, value: "c", expected: "a"}, Call: 2, Return: 9},
+			{Input: register{write: true, value: "b", expected: "a"}, Call: 2, Return: 9},
+			{Input: register{write: true, value: "c", expected: "a"}, Call: 2, Return: 9},
 		}},
 	} {
 		if porcupine.CheckOperations(registers, row.ops) != row.legal {

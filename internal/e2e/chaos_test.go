@@ -198,7 +198,8 @@ func (c *chaos) injure(rng *rand.Rand) {
 			{Status: 429, Header: map[string]string{"X-RateLimit-Reset": "0.05"}},
 			{Status: 429, Header: map[string]string{"X-RateLimit-Reset": ""}},
 			{Header: map[string]string{"X-RateLimit-Reset": "soon", "Date": "yesterday", "X-Request-Id": "\x7f"}},
-			{Status: 401}, {Status: 409},
+			{Status: 401},
+			{Status: 409},
 		}[rng.IntN(16)]
 		f.Method = []string{"POST", "POST", "POST", "DELETE", "DELETE", "GET"}[rng.IntN(6)]
 		waiting = append(waiting, c.sim.Inject(f))

@@ -233,7 +233,9 @@ func TestAReplicaDies(t *testing.T) {
 			go func() { _, err := f[0].client.GenerateToken(context.Background(), asking("dies")); lost <- err }()
 			<-fault.Hit()
 			_ = f[0].cmd.Process.Kill()
-			<-lost
+			if <-lost == nil {
+				t.Fatal("the replica that was killed has answered")
+			}
 
 			var resp *teamtokenv1.GenerateTokenResponse
 			eventually(t, "the same request id has an answer", func() bool {
