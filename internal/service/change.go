@@ -42,7 +42,7 @@ type deed interface {
 
 // traits are how deeds differ once their answer is lost.
 type traits struct {
-	suffices bool // to see that it was done is as good as the answer
+	suffices bool // that the token is gone is as good as the answer
 	orphans  bool // what it made stays, and has to be undone; otherwise doing it again revokes it
 	narrow   bool // landing late it harms nothing else, so that nobody has to wait for it
 }
@@ -50,6 +50,7 @@ type traits struct {
 // trace is what is seen of a deed.
 type trace struct {
 	done    bool
+	gone    bool   // what was to be deleted is not there, whoever did it
 	token   string // that it made
 	present string // the id of the team's token, or state.None; empty if that was not read
 }
@@ -145,6 +146,8 @@ func (s *Service) carryOut(ctx context.Context, c state.Change, a state.Answer, 
 			return issued{}, held, told
 		case seen.done && d.traits().suffices:
 			return issued{}, state.End{Known: d.known(issued{}, known)}, nil
+		case seen.gone: // as was asked for, and the request may still be on its way
+			return issued{}, held, nil
 		case !seen.done && !d.traits().narrow:
 			return issued{}, held, told
 		}

@@ -91,10 +91,12 @@ func (d deletion) send(ctx context.Context) (issued, error) {
 	return issued{}, d.s.upstream.DeleteToken(ctx, d.team)
 }
 
-func (d deletion) look(ctx context.Context, _ time.Duration, _ string) (trace, error) {
+// look finds no token where it was done. Where there was none before, that says
+// nothing of the request, which may still meet the next one.
+func (d deletion) look(ctx context.Context, _ time.Duration, known string) (trace, error) {
 	token, err := d.s.upstream.ReadToken(ctx, d.team)
 	if isNotFound(err) {
-		return trace{done: true, present: state.None}, nil
+		return trace{done: known != "" && known != state.None, gone: true, present: state.None}, nil
 	}
 	return trace{present: token.ID}, err
 }
@@ -188,7 +190,7 @@ func (d deletionByID) send(ctx context.Context) (issued, error) {
 func (d deletionByID) look(ctx context.Context, _ time.Duration, _ string) (trace, error) {
 	_, err := d.s.upstream.ReadTokenByID(ctx, d.id)
 	if isNotFound(err) {
-		return trace{done: true}, nil
+		return trace{done: true, gone: true}, nil
 	}
 	return trace{}, err
 }

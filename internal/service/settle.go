@@ -127,6 +127,8 @@ func (s *Service) settled(ctx context.Context, u state.Unsettled, bucket string)
 		return end, reason.Unknown, "", nil
 	case u.Hold > 0:
 		return notYet, "", "", nil
+	case seen.gone:
+		return end, applied, "", nil
 	default:
 		return end, reason.NotApplied, "", nil
 	}
