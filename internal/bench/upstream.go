@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"strconv"
+	"strings"
 )
 
 const (
@@ -19,7 +20,7 @@ const (
 	generated  = "Rt7WbNqLxYzKcd.atlasv1.0fHkPzVwq3JmTe81bXuZs5CrGyL2iAoNd94QvEhUKxBWpRl6SgMt7YnFcIjDkaO1mPq"
 	document   = `{"data":{"id":"at-8Jb6CkbbKZrUBCWb","type":"authentication-tokens","attributes":{` +
 		`"created-at":"2026-11-23T20:00:00.000Z","last-used-at":null,"description":null,"token":"` + generated + `",` +
-		`"expired-at":"2028-11-22T20:00:00.000Z"},"relationships":{"team":{"data":{"id":"` + team + `","type":"teams"}},` +
+		`"expired-at":"2028-11-22T20:00:00.000Z"},"relationships":{"team":{"data":{"id":"` + anyTeam + `","type":"teams"}},` +
 		`"created-by":{"data":{"id":"user-62goNpx1ThQf689e","type":"users"}}}}}`
 )
 
@@ -35,12 +36,16 @@ func serveUpstream() error {
 		return err
 	}
 	slog.New(slog.NewJSONHandler(os.Stderr, nil)).Info("serving", "rest", "http://"+listener.Addr().String())
+	before, after, _ := strings.Cut(document, anyTeam)
 	length := strconv.Itoa(len(document))
 	return http.Serve(listener, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { //nolint:gosec // loopback
 		_, _ = io.Copy(io.Discard, r.Body)
 		w.Header().Set("Content-Type", mediaType)
 		w.Header().Set("Content-Length", length)
 		w.WriteHeader(http.StatusCreated)
-		_, _ = io.WriteString(w, document)
+		team := strings.Split(r.URL.Path, "/")[4]
+		_, _ = io.WriteString(w, before)
+		_, _ = io.WriteString(w, team)
+		_, _ = io.WriteString(w, after)
 	}))
 }

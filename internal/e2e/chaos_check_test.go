@@ -270,8 +270,8 @@ func (h *truth) excused(attempt string) bool {
 }
 
 // linear checks each team's token as a register: what was written is what the
-// upstream did, within the call that it was done for; what was read is what
-// callers were told.
+// upstream did, when it did; what was read is what callers were told, at some
+// instant between call and answer.
 func (h *truth) linear(attempts []*attempt, changes []simulator.Change) (violations []string) {
 	teams := map[string][]porcupine.Operation{}
 	clients := map[string]int{}
@@ -286,11 +286,8 @@ func (h *truth) linear(attempts []*attempt, changes []simulator.Change) (violati
 		if !change.Legacy {
 			continue
 		}
-		in, from, to := register{write: true, value: change.Minted}, change.At, change.At
+		in := register{write: true, value: change.Minted}
 		if a := h.attempts[change.Request]; a != nil {
-			if from = a.call; a.ret.After(to) {
-				to = a.ret
-			}
 			// What replaces a token that was lost expects that, and not what the call says.
 			again := slices.ContainsFunc(h.lines[a.id], func(l audit.Record) bool {
 				return l.Event == audit.EventRedrive && l.Time.Before(change.At)
@@ -298,8 +295,11 @@ func (h *truth) linear(attempts []*attempt, changes []simulator.Change) (violati
 			if a.expected != "" && a.code == codes.OK && !again {
 				in.expected = a.expected
 			}
+			if change.At.Before(a.call) {
+				violations = append(violations, fmt.Sprintf("%s was carried out before it was made", a))
+			}
 		}
-		add(change.Team, in, from, to)
+		add(change.Team, in, change.At, change.At.Add(1))
 	}
 	for _, a := range attempts {
 		switch {
