@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -438,5 +439,43 @@ func TestStateKeys(t *testing.T) {
 	want = must(f[0].client.GenerateToken(t.Context(), other)).GetSecret()
 	if got := must(f[1].client.GenerateToken(t.Context(), other)).GetSecret(); got != want {
 		t.Error("what the new key sealed does not open elsewhere")
+	}
+}
+
+// A call asks Redis twice on its way, with a request id or without.
+func TestRoundTrips(t *testing.T) {
+	sim, url := newSimulator(t)
+	r := statetest.Start(t)
+	s := sharing(t, withService(sim, url), r, "TEAMTOKEN_UNKNOWN_HOLD=10m") // and in the background once a second
+	s.env = append(s.env, "TEAMTOKEN_UPSTREAM_RATE=100000")
+	f := start(t, s)
+	client := redis.NewClient(&redis.Options{Addr: r.Address()})
+	defer client.Close()
+	asked := func() (n int) {
+		info := must(client.Info(context.Background(), "commandstats").Result())
+		for line := range strings.Lines(info) {
+			if rest, ok := strings.CutPrefix(line, "cmdstat_evalsha:calls="); ok {
+				count, _, _ := strings.Cut(rest, ",")
+				n = must(strconv.Atoi(count))
+			}
+		}
+		return n
+	}
+	must(f.client.GenerateToken(t.Context(), asking("")))
+	const calls = 200
+	for name, id := range map[string]func(int) string{
+		"without a request id": func(int) string { return "" },
+		"with one":             func(i int) string { return fmt.Sprint("r", i) },
+	} {
+		before, begun := asked(), time.Now()
+		for i := range calls {
+			must(f.client.GenerateToken(t.Context(), asking(id(i))))
+		}
+		background := 3 * (1 + int(time.Since(begun)/time.Second))
+		n := asked() - before
+		t.Logf("%s: %d steps of Redis in %d calls", name, n, calls)
+		if n < 2*calls || n > 2*calls+background {
+			t.Errorf("%s: %d steps of Redis in %d calls, and %d in the background", name, n, calls, background)
+		}
 	}
 }
