@@ -123,6 +123,14 @@ func (b *Budget) Enter(ctx context.Context, mutates bool) (Pass, *upstream.Error
 	return pass, nil
 }
 
+// Waiting is how many wait behind a pass.
+func (b *Budget) Waiting(p Pass) int {
+	if p.gate == nil {
+		return 0
+	}
+	return p.gate.length()
+}
+
 // Leave gives the pass back, and has the next one asked for after wait: when the
 // room that was given is there.
 func (b *Budget) Leave(p Pass, wait time.Duration) {
