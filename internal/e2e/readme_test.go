@@ -18,6 +18,7 @@ func TestReadme(t *testing.T) {
 	answers := []struct{ command, answer string }{
 		{"make run", ""},
 		{"make test", ""},
+		{"make run-cluster", ""},
 		{"grpcurl", `"secret":`},
 		{"curl --request POST", `"type":"authentication-tokens"`},
 		{"curl --request DELETE", "204 No Content"},

@@ -26,7 +26,7 @@ const busyRetry = time.Second
 // returns the turn, with the upstream's leave to be asked; or the record of the
 // same request. joined says that this ran when begin first asked.
 func (s *Service) begin(ctx context.Context, c state.Change, params string, d deed) (a state.Answer, joined bool, err error) {
-	ask := state.Ask{Change: c, Holder: state.NewHolder(), Params: params}
+	ask := state.Ask{Change: c, Holder: s.holder(), Params: params}
 	var place *place // among those of this process who wait
 	defer func() { place.leave() }()
 	poll := firstPoll
@@ -67,7 +67,7 @@ func (s *Service) begin(ctx context.Context, c state.Change, params string, d de
 			}
 		case state.Unsettle:
 			settleErr := s.settle(ctx, a.Unsettled)
-			ask.Holder = state.NewHolder()
+			ask.Holder = s.holder()
 			if settleErr != nil && ctx.Err() == nil {
 				return a, joined, unsent(translate(ctx, settleErr, d.kind()))
 			}
@@ -83,6 +83,15 @@ func (s *Service) begin(ctx context.Context, c state.Change, params string, d de
 		}
 		poll = min(2*poll, lastPoll)
 	}
+}
+
+// holder is a name that nobody else has, of those who share the store: turns of one
+// process are told apart by their epoch.
+func (s *Service) holder() string {
+	if s.store.Lease() == 0 {
+		return "this process"
+	}
+	return state.NewHolder()
 }
 
 var errUnsettled = errors.New("what became of the call with this request id is not known yet")

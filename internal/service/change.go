@@ -332,8 +332,12 @@ func (s *Service) ended(
 const endTimeout = 3 * time.Second
 
 func (s *Service) end(ctx context.Context, t state.Turn, e state.End) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
-	defer cancel()
+	ctx = context.WithoutCancel(ctx)
+	if s.store.Lease() > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, endTimeout)
+		defer cancel()
+	}
 	err := s.store.End(ctx, t, e)
 	for pause := 50 * time.Millisecond; err != nil && !errors.Is(err, state.ErrFenced); pause *= 2 {
 		if !budget.Sleep(ctx, pause) {

@@ -33,9 +33,10 @@ type GenerateTokenRequest struct {
 	ExpiredAt *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=expired_at,json=expiredAt,proto3" json:"expired_at,omitempty"`
 	// Makes the call safe to repeat: 1 to 128 of letters, digits and `._:-`, fresh
 	// for each thing that the caller wants done once. The same call under the same
-	// id joins the first while that runs, and is then given its answer again, if
-	// that token is still the team's; after an error of outcome `not_applied` it
-	// starts anew, and any other error is given again too. Remembered for ten minutes by the replica that was called.
+	// id, through any replica, joins the first while that runs, and is then given its
+	// answer again for ten minutes, if that token is still the team's. After an error
+	// of outcome `not_applied` it starts anew; after `unknown` it is told so until the
+	// truth is known, and then gets a token or starts anew.
 	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// Go on only if this is the id of the team's present token; otherwise the call
 	// fails with ABORTED, TOKEN_CHANGED, and the present token lives on.
@@ -108,9 +109,8 @@ type GenerateTokenResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What the upstream says of the new token.
 	TeamToken *TeamToken `protobuf:"bytes,1,opt,name=team_token,json=teamToken,proto3" json:"team_token,omitempty"`
-	// The bearer secret. The upstream never shows it again. The service stores it
-	// nowhere; where the call had a `request_id`, it is in its memory for as long as
-	// that is remembered.
+	// The bearer secret. The upstream never shows it again. Where the call had a
+	// `request_id` the service keeps it for ten minutes, sealed; otherwise not at all.
 	Secret        string `protobuf:"bytes,2,opt,name=secret,proto3" json:"secret,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -436,9 +436,8 @@ type CreateNamedTokenResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What the upstream says of the new token.
 	TeamToken *TeamToken `protobuf:"bytes,1,opt,name=team_token,json=teamToken,proto3" json:"team_token,omitempty"`
-	// The bearer secret. The upstream never shows it again. The service stores it
-	// nowhere; where the call had a `request_id`, it is in its memory for as long as
-	// that is remembered.
+	// The bearer secret. The upstream never shows it again. Where the call had a
+	// `request_id` the service keeps it for ten minutes, sealed; otherwise not at all.
 	Secret        string `protobuf:"bytes,2,opt,name=secret,proto3" json:"secret,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
