@@ -262,6 +262,19 @@ func (s *Service) discard(ctx context.Context, made issued, d deed) (issued, sta
 	return issued{}, state.End{Known: state.Same}, undelivered(context.Cause(ctx))
 }
 
+// discardLate does the same when the change has ended already, and its caller left
+// in that very moment.
+func (s *Service) discardLate(ctx context.Context, result any) {
+	resp, ok := result.(*teamtokenv1.CreateNamedTokenResponse)
+	if !ok {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
+	defer cancel()
+	token := resp.GetTeamToken()
+	_ = s.remove(ctx, state.Change{Team: token.GetTeamId()}, token.GetId(), creation{s: s}) // which logs
+}
+
 // stillThere is an error unless the token that the same request made before, and
 // whose secret was lost, is the team's present one: then it is replaced for
 // nobody's harm.

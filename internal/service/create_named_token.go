@@ -19,7 +19,11 @@ func (s *Service) CreateNamedToken(
 	if err := v.err(changeTeam); err != nil {
 		return nil, err
 	}
-	return fly(ctx, s, change{methodCreateNamedToken, team.String()}, func(ctx context.Context) (*teamtokenv1.CreateNamedTokenResponse, error) {
+	what := change{method: methodCreateNamedToken, subject: team.String()}
+	if req.GetRequestId() == "" { // nobody can ask for it again
+		what.undelivered = s.discardLate
+	}
+	return fly(ctx, s, what, func(ctx context.Context) (*teamtokenv1.CreateNamedTokenResponse, error) {
 		made, err := s.issue(ctx, req,
 			state.Change{Method: methodCreateNamedToken, Team: team.String(), Description: req.GetDescription()},
 			creation{s, team, req.GetDescription(), expiredAt})

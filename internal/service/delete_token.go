@@ -17,7 +17,7 @@ func (s *Service) DeleteToken(
 	if err := v.err(changeTeam); err != nil {
 		return nil, err
 	}
-	return fly(ctx, s, change{methodDeleteToken, team.String()}, func(ctx context.Context) (*teamtokenv1.DeleteTokenResponse, error) {
+	return fly(ctx, s, change{method: methodDeleteToken, subject: team.String()}, func(ctx context.Context) (*teamtokenv1.DeleteTokenResponse, error) {
 		_, err := s.change(ctx,
 			state.Change{Method: methodDeleteToken, Team: team.String(), Expected: req.GetExpectedTokenId()}, "", deletion{s, team})
 		if req.GetAllowMissing() && isNotFound(err) { // of the expected one as well: a retry of a deletion that was carried out

@@ -17,7 +17,7 @@ func (s *Service) DeleteTokenByID(
 	if err := v.err(changeToken); err != nil {
 		return nil, err
 	}
-	return fly(ctx, s, change{methodDeleteTokenByID, id.String()}, func(ctx context.Context) (*teamtokenv1.DeleteTokenByIDResponse, error) {
+	return fly(ctx, s, change{method: methodDeleteTokenByID, subject: id.String()}, func(ctx context.Context) (*teamtokenv1.DeleteTokenByIDResponse, error) {
 		_, team, err := s.teamOf(budget.Changing(ctx), id, changeToken)
 		if err != nil {
 			return nil, unsent(err)

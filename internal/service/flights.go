@@ -62,8 +62,12 @@ func (f *flights) drain(ctx context.Context) {
 // nothing was changed.
 const landing = 10 * time.Millisecond
 
-// change is a call that changes something, for the log.
-type change struct{ method, subject string }
+// change is a call that changes something: for the log, and what is to be done with
+// its result if nobody is there to be given it.
+type change struct {
+	method, subject string
+	undelivered     func(ctx context.Context, result any)
+}
 
 // fly runs carryOut to its end, and returns its result; or that the outcome is
 // unknown, when ctx ends before it or the program is about to. The context that
@@ -131,4 +135,7 @@ func (s *Service) landedLate(ctx context.Context, what change, resp any, err err
 		attrs = append(attrs, slog.Any(telemetry.KeyError, err))
 	}
 	s.log.LogAttrs(ctx, slog.LevelWarn, message, attrs...)
+	if err == nil && what.undelivered != nil {
+		what.undelivered(context.WithoutCancel(ctx), resp)
+	}
 }

@@ -19,7 +19,7 @@ func (s *Service) GenerateToken(
 	if err := v.err(changeTeam); err != nil {
 		return nil, err
 	}
-	return fly(ctx, s, change{methodGenerateToken, team.String()}, func(ctx context.Context) (*teamtokenv1.GenerateTokenResponse, error) {
+	return fly(ctx, s, change{method: methodGenerateToken, subject: team.String()}, func(ctx context.Context) (*teamtokenv1.GenerateTokenResponse, error) {
 		made, err := s.issue(ctx, req,
 			state.Change{Method: methodGenerateToken, Team: team.String(), Expected: req.GetExpectedTokenId()},
 			generation{s, team, expiredAt})
