@@ -5,8 +5,12 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"slices"
+	"sync/atomic"
 	"testing"
 
 	"google.golang.org/grpc/codes"
@@ -229,4 +233,60 @@ func (s overREST) get(ctx context.Context, team string) (string, error) {
 func (s overREST) delete(ctx context.Context, team string) error {
 	_, _, err := s.do(ctx, http.MethodDelete, team, http.StatusNoContent)
 	return err
+}
+
+// TestRealUpstreamLostAnswers loses the answers of a real server, after it has carried
+// the request out, or in its stead: what it shows of a token is enough to tell which.
+func TestRealUpstreamLostAnswers(t *testing.T) {
+	u := newRealUpstream(t)
+	address := must(url.Parse(os.Getenv("TFE_TEST_ADDRESS")))
+	var lose atomic.Int64 // answers still to be lost
+	var carryOut atomic.Bool
+	proxy := httputil.NewSingleHostReverseProxy(address)
+	between := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet && lose.Add(-1) >= 0 {
+			if carryOut.Load() {
+				proxy.ServeHTTP(httptest.NewRecorder(), r)
+			}
+			panic(http.ErrAbortHandler)
+		}
+		proxy.ServeHTTP(w, r)
+	}))
+	t.Cleanup(between.Close)
+	f := start(t, settings{upstream: between.URL, env: []string{
+		"TFE_TOKEN=" + os.Getenv("TFE_TEST_TOKEN"), "TEAMTOKEN_INSECURE_ALLOW_ANY_CALLER=true", "TEAMTOKEN_UNKNOWN_HOLD=2s",
+	}})
+	generate := func(requestID string) (string, error) {
+		resp, err := f.client.GenerateToken(t.Context(), &teamtokenv1.GenerateTokenRequest{TeamId: u.team, RequestId: requestID})
+		return resp.GetSecret(), err
+	}
+	if _, err := generate(""); err != nil {
+		t.Fatal(err)
+	}
+	carryOut.Store(true)
+	lose.Store(1)
+	text, err := generate("")
+	if err != nil || lose.Load() >= 0 {
+		t.Fatalf("carried out, and made once more: %v", err)
+	}
+	u.step(t, "the answer's token authenticates", u.authenticates(t, text), http.StatusOK)
+
+	carryOut.Store(false)
+	lose.Store(1)
+	if _, err := generate("lost"); details(err).Outcome != "unknown" {
+		t.Fatalf("not carried out: %v", err)
+	}
+	u.step(t, "the token before still authenticates", u.authenticates(t, text), http.StatusOK)
+	eventually(t, "the same request has its token", func() bool {
+		text, err = generate("lost")
+		return err == nil
+	})
+	u.step(t, "which authenticates", u.authenticates(t, text), http.StatusOK)
+
+	carryOut.Store(true)
+	lose.Store(1)
+	if _, err := f.client.DeleteToken(t.Context(), &teamtokenv1.DeleteTokenRequest{TeamId: u.team}); err != nil {
+		t.Errorf("deleted: %v", err)
+	}
+	u.step(t, "and is dead once it is deleted", u.authenticates(t, text), http.StatusUnauthorized)
 }
