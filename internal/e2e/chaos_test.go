@@ -367,7 +367,7 @@ func (c *chaos) attempt(rng *rand.Rand, caller string, op *operation) *attempt {
 		a.definite = true
 	case codes.Aborted:
 		a.definite = a.reason != "TEAM_BUSY"
-	case codes.Unknown:
+	case codes.Unknown: // with a request id it can be made good
 		a.definite = a.outcome == "applied_undelivered" && op.key == ""
 	}
 	c.mu.Lock()

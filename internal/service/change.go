@@ -99,11 +99,11 @@ func (s *Service) carryOut(ctx context.Context, c state.Change, a state.Answer, 
 			if isReason(err, teamtokenv1.ErrorReason_ERROR_REASON_TOKEN_SUPERSEDED) {
 				return issued{}, state.End{Known: state.Same, Fate: state.Keep, Recorded: failed(err)}, err
 			}
-			return issued{}, notSent, unsent(err)
+			return issued{}, notSent, undelivered(err)
 		}
 		known = a.Lost
 		if err := s.options.Redrive(ctx, c.Method, a.Lost); err != nil {
-			return issued{}, notSent, err
+			return issued{}, notSent, undelivered(err)
 		}
 	} else if c.Expected != "" {
 		if err := s.expect(ctx, c); err != nil {
@@ -129,8 +129,10 @@ func (s *Service) carryOut(ctx context.Context, c state.Change, a state.Answer, 
 		switch outcomeOf(told) {
 		case reason.NotApplied:
 			switch {
-			case sends == 1:
+			case sends == 1 && a.Lost == "":
 				return issued{}, notSent, told
+			case sends == 1: // by an earlier call of the same request something was
+				return issued{}, notSent, undelivered(told)
 			case d.traits().narrow: // and of the one before nobody knows
 				return issued{}, state.End{Known: d.known(issued{}, known)}, stillUnknown(told)
 			}

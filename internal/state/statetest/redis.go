@@ -38,13 +38,16 @@ func Start(t testing.TB, lines ...string) *Redis {
 	dir := t.TempDir()
 	lines = append([]string{
 		"port " + strconv.Itoa(r.Port), "bind 127.0.0.1", "dir " + dir, `save ""`, "daemonize no",
-		"appendonly yes", "appendfsync always", "logfile " + filepath.Join(dir, "log"),
+		"appendonly yes", "appendfsync always", "auto-aof-rewrite-min-size 1mb", "logfile " + filepath.Join(dir, "log"),
 	}, lines...)
 	conf := filepath.Join(dir, "conf")
 	if err := os.WriteFile(conf, []byte(strings.Join(lines, "\n")+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	r.args = []string{path, conf}
+	if strings.Contains(strings.Join(lines, "\n"), "\nsentinel ") {
+		r.args = append(r.args, "--sentinel")
+	}
 	r.Run()
 	t.Cleanup(r.Kill)
 	return r
