@@ -2,7 +2,6 @@ package budget_test
 
 import (
 	"context"
-	"io"
 	"log/slog"
 	"slices"
 	"sync"
@@ -24,7 +23,7 @@ func open(perSecond float64, store state.Store) *budget.Budget {
 	if store == nil {
 		store = state.NewMemory(state.NewTimes(time.Second))
 	}
-	return budget.New(perSecond, store, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	return budget.New(perSecond, store, slog.New(slog.DiscardHandler))
 }
 
 func by(ctx context.Context, id string) context.Context {

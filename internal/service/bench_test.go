@@ -5,7 +5,6 @@ package service_test
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -44,7 +43,7 @@ func (u instant) CreateToken(ctx context.Context, team upstream.TeamID, _ time.T
 // upstream that costs nothing, with all that it does besides. It fails if the
 // median of the rounds is over mostAdded.
 func BenchmarkAdded(b *testing.B) {
-	log := slog.New(slog.NewTextHandler(io.Discard, nil))
+	log := slog.New(slog.DiscardHandler)
 	store := state.NewMemory(state.NewTimes(30 * time.Second))
 	room := budget.New(1e6, store, log)
 	keys, err := seal.Ephemeral()
