@@ -40,8 +40,8 @@ test: ## Run every test, with the race detector where there is a C compiler
 	go test $(RACE) -timeout 15m ./...
 	cd test/clients && go test $(RACE) -timeout 5m ./...
 
-test-long: ## Run the attacks at full size against the shipped limits, and h2spec, for some minutes
-	TEAMTOKEN_LONG=1 go test -timeout 30m -v -run 'TestAbuse|TestH2Spec' ./internal/e2e
+test-long: ## Run the attacks at full size against the shipped limits, h2spec, and 500 calls of each fault, for half an hour
+	TEAMTOKEN_LONG=1 go test -timeout 60m -v -run 'TestAbuse|TestH2Spec|TestFaultMatrix' ./internal/e2e
 
 CHAOS_TIME ?= 30m
 CHAOS_OPERATIONS ?= 100000
@@ -82,6 +82,6 @@ fuzz: ## Run each fuzz target for FUZZTIME
 	@for target in $(FUZZ); do \
 	   go test ./$${target%%:*} -run '^$$' -fuzz "^$${target##*:}$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x || exit 1; done
 
-bench: ## Compare the cost of a call with bare servers, as ratios, and measure what knowing callers adds
+bench: ## Compare the cost of a call with bare servers, as ratios, and measure what knowing callers and one change at a time add
 	go run ./internal/bench
-	go test ./internal/interceptor -run '^$$' -bench Added
+	go test ./internal/interceptor ./internal/service -run '^$$' -bench Added

@@ -79,7 +79,7 @@ func TestSentinel(t *testing.T) {
 		return err == nil && n == 1
 	})
 	sentinels := redis.NewSentinelClient(&redis.Options{Addr: sentinel.Address()})
-	defer sentinels.Close()
+	t.Cleanup(func() { _ = sentinels.Close() })
 	eventually(t, func() bool { // it knows to whom to fail over
 		replicas, err := sentinels.Replicas(context.Background(), "m").Result()
 		return err == nil && len(replicas) == 1
