@@ -299,6 +299,11 @@ func (c *chaos) operate(rng *rand.Rand, worker, n int) {
 	} else {
 		c.insist(rng, caller, op)
 	}
+	if op.rpc == "CreateNamedToken" && rng.IntN(8) > 0 { // or the lists grow for ever
+		if token := c.answered(op); token != "" {
+			c.insist(rng, caller, &operation{rpc: "DeleteTokenByID", team: op.team, token: token})
+		}
+	}
 	if op.key != "" {
 		c.mu.Lock()
 		c.keys[caller] = append(c.keys[caller], op)
@@ -394,6 +399,18 @@ func (c *chaos) given(rng *rand.Rand, caller string) string {
 		}
 		a := c.attempts[rng.IntN(len(c.attempts))]
 		if a.rpc == "CreateNamedToken" && a.caller == caller && a.answer != "" {
+			return a.answer
+		}
+	}
+	return ""
+}
+
+// answered is the token that an operation has just given, if it did.
+func (c *chaos) answered(op *operation) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, a := range slices.Backward(c.attempts[max(0, len(c.attempts)-200):]) {
+		if a.operation == op && a.answer != "" {
 			return a.answer
 		}
 	}
