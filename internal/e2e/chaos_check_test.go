@@ -75,6 +75,8 @@ func (c *chaos) checked() (violations []string) {
 			h.delivered(a, violate)
 		case a.outcome == "not_applied" && len(done) > 0:
 			violate("%s was told not_applied (%s), and the upstream did %+v", a, a.reason, done)
+		case a.reason == "REQUEST_ID_REUSED": // each caller uses one for one thing
+			violate("%s was held against another's request", a)
 		case a.code == codes.Unavailable && a.reason != "" && a.outcome != "not_applied" && a.rpc != "GetToken":
 			violate("%s was told UNAVAILABLE, %s, although something may have been done: %s", a, a.reason, a.outcome)
 		case a.outcome == "" && a.code != codes.OK && a.reason != "":
