@@ -80,6 +80,8 @@ type RedisOptions struct {
 const (
 	dialTimeout = time.Second
 	stepTimeout = time.Second
+	// idleConnections are kept; more are made when many ask at once.
+	idleConnections = 4
 )
 
 // OpenRedis returns the state in Redis, which need not be there yet. An error says
@@ -92,7 +94,7 @@ func OpenRedis(o RedisOptions) (*Redis, error) {
 	}
 	u.DialTimeout, u.ReadTimeout, u.WriteTimeout, u.ContextTimeoutEnabled = dialTimeout, stepTimeout, stepTimeout, true
 	u.MaxRetries, u.DialerRetries = 1, 1
-	u.PoolTimeout = stepTimeout
+	u.PoolTimeout, u.MaxIdleConns = stepTimeout, idleConnections
 	u.DisableIdentity = true
 	u.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 	if u.TLSConfig != nil && o.TLS != nil {
