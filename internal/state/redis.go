@@ -202,12 +202,13 @@ var (
 	beatScript    = redis.NewScript(clock + beatText)
 )
 
-func (r *Redis) team(name string) string   { return r.prefix + "team:" + name }
-func (r *Redis) record(key string) string  { return r.prefix + "record:" + key }
-func (r *Redis) answer(key string) string  { return r.prefix + "answer:" + key }
-func (r *Redis) bucket(name string) string { return r.prefix + "budget:" + name }
-func (r *Redis) unsettled() string         { return r.prefix + "unsettled" }
-func (r *Redis) replicas() string          { return r.prefix + "replicas" }
+func (r *Redis) team(name string) string    { return r.prefix + "team:" + name }
+func (r *Redis) record(key string) string   { return r.prefix + "record:" + key }
+func (r *Redis) answer(key string) string   { return r.prefix + "answer:" + key }
+func (r *Redis) bucket(name string) string  { return r.prefix + "budget:" + name }
+func (r *Redis) ended(holder string) string { return r.prefix + "ended:" + holder }
+func (r *Redis) unsettled() string          { return r.prefix + "unsettled" }
+func (r *Redis) replicas() string           { return r.prefix + "replicas" }
 
 // Lease is of Store.
 func (r *Redis) Lease() time.Duration { return r.times.lease() }
@@ -348,7 +349,7 @@ func (r *Redis) End(ctx context.Context, t Turn, e End) error {
 		unknown = "1"
 	}
 	return fenced(r.run(ctx, true, endScript,
-		[]string{r.team(t.Team), r.record(t.record), r.answer(t.record), r.unsettled()},
+		[]string{r.team(t.Team), r.record(t.record), r.answer(t.record), r.unsettled(), r.ended(t.Holder)},
 		t.Team, t.Holder, t.Epoch, unknown, r.times.Hold.Milliseconds(), r.times.check().Milliseconds(), e.Known, string(fate),
 		e.Recorded.Answer, r.times.Answer.Milliseconds(), e.Recorded.Token, e.Recorded.Failure, r.times.Tombstone.Milliseconds(),
 	))

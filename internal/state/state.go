@@ -17,8 +17,8 @@ type Store interface {
 	// Redo says that the change of a turn is begun anew, and that the team's token is
 	// known by now: of what was sent before, nothing is left to be found out.
 	Redo(ctx context.Context, t Turn, known string) error
-	// End gives a turn back. ErrFenced says that it had ended before, and that
-	// nothing was written. The same End may be repeated.
+	// End gives a turn back. ErrFenced says that it had ended by itself, and that
+	// nothing was written. The same End may be repeated for a while.
 	End(ctx context.Context, t Turn, e End) error
 	// Due lists teams with something to settle, up to 100.
 	Due(ctx context.Context) ([]string, error)

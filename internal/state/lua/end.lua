@@ -1,14 +1,13 @@
--- KEYS: team, record, answer, unsettled
+-- KEYS: team, record, answer, unsettled, ended
 -- ARGV: name, holder, epoch, unknown ('1'), hold, check (ms), known ('=' the same), fate ('' without record),
 --       answer, answer's life (ms), token, failure, tombstone (ms)
-local team, record, answer, unsettled = unpack(KEYS)
+local team, record, answer, unsettled, ended = unpack(KEYS)
 local name, holder, epoch, unknown, hold, check, known, fate, sealed, life, token, failure, tombstone = unpack(ARGV)
-local m = redis.call('HMGET', team, 'holder', 'epoch', 'hold', 'ended')
-local this = holder .. ' ' .. epoch
-if m[4] == this then return 1 end -- the same word, said again
+local m = redis.call('HMGET', team, 'holder', 'epoch', 'hold')
+if redis.call('GET', ended) == epoch then return 1 end -- the same word, said again
 if m[1] ~= holder or m[2] ~= epoch then return 0 end
 redis.call('HDEL', team, 'holder', 'until')
-redis.call('HSET', team, 'ended', this)
+redis.call('SET', ended, epoch, 'PX', 60000) -- longer than anybody says it again
 if unknown == '1' then
   if not m[3] then redis.call('HSET', team, 'hold', n(now + hold)) end
   redis.call('HSET', team, 'due', n(now + check))
