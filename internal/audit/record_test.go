@@ -43,6 +43,12 @@ func day() []audit.Record {
 	killed := made(generate, func(r *audit.Record) {
 		r.Time, r.CallID, r.RequestID, r.ExpectedTokenID, r.IdempotencyKey = at("09:10:00"), "C2", "KILLED", "", ""
 	})
+	redrive := made(killed, func(r *audit.Record) {
+		r.Event, r.Time, r.TokenID, r.Redrives = audit.EventRedrive, at("09:10:01"), "at-Lost1xNAhaoQLH1", "GenerateToken"
+	})
+	settled := made(killed, func(r *audit.Record) {
+		r.Event, r.Time, r.TokenID, r.Outcome = audit.EventSettled, at("09:10:12"), "at-Lost2xNAhaoQLH1", "applied_undelivered"
+	})
 	slow := made(ci, func(r *audit.Record) {
 		r.Event, r.Time, r.CallID, r.RequestID, r.Method, r.Team = audit.EventAttempt, at("09:20:00"), "C3", "SLOW", "DeleteToken", team
 	})
@@ -61,6 +67,10 @@ func day() []audit.Record {
 			r.Code, r.Outcome, r.Duration = "OK", "applied", 250*time.Millisecond
 		}),
 		killed,
+		redrive,
+		settled,
+		redrive,
+		settled,
 		slow,
 		made(slow, func(r *audit.Record) {
 			r.Event, r.Time, r.Code, r.Reason, r.Outcome = audit.EventOutcome, at("09:20:05"), "DeadlineExceeded", "UPSTREAM_TIMEOUT", "unknown"
