@@ -69,8 +69,6 @@ func day() []audit.Record {
 		killed,
 		redrive,
 		settled,
-		redrive,
-		settled,
 		slow,
 		made(slow, func(r *audit.Record) {
 			r.Event, r.Time, r.Code, r.Reason, r.Outcome = audit.EventOutcome, at("09:20:05"), "DeadlineExceeded", "UPSTREAM_TIMEOUT", "unknown"
