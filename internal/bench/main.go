@@ -44,7 +44,7 @@ func main() {
 	flag.IntVar(&o.calls, "calls", 3000, "calls of one path in one round")
 	flag.IntVar(&o.callers, "callers", 64, "callers at a time")
 	flag.DurationVar(&o.limit, "limit", 5*time.Minute, "when to end, with the rounds that are done by then")
-	flag.Float64Var(&o.guardGRPC, "guard-grpc", 1.25, "the most that gRPC may cost, as a ratio to the bare handler")
+	flag.Float64Var(&o.guardGRPC, "guard-grpc", 1.37, "the most that gRPC may cost, as a ratio to the bare handler")
 	flag.Float64Var(&o.guardREST, "guard-rest", 1.40, "the most that REST may cost, as a ratio to the bare gateway that calls its handler directly")
 	flag.StringVar(&o.server, "server", "", "the built `program` to measure, instead of building cmd/server")
 	flag.StringVar(&o.profile, "profile", "", "`directory` to write CPU profiles of the program to, when all is measured")
