@@ -20,7 +20,6 @@ import (
 	"github.com/teamtoken/teamtoken/internal/policy"
 	"github.com/teamtoken/teamtoken/internal/secret"
 	"github.com/teamtoken/teamtoken/internal/server"
-	"github.com/teamtoken/teamtoken/internal/watch"
 )
 
 // identify makes certain who calls, by all the ways that the settings have; it
@@ -77,9 +76,9 @@ func (f follower) jwt(cfg *config.Config) (*authn.JWT, error) {
 // keys are the public keys of the issuer of JWTs, from a file or from itself.
 func (f follower) keys(cfg *config.Config) (authn.Keys, error) {
 	if cfg.JWTKeysFile != "" {
-		value, err := watch.Files(f.ctx, []string{cfg.JWTKeysFile}, func(contents [][]byte) (authn.KeySet, error) {
+		value, err := follow(f, "TEAMTOKEN_JWT_KEYS_FILE", []string{cfg.JWTKeysFile}, func(contents [][]byte) (authn.KeySet, error) {
 			return authn.ParseKeys(contents[0])
-		}, f.changed("TEAMTOKEN_JWT_KEYS_FILE"))
+		})
 		if err != nil {
 			return nil, fmt.Errorf("TEAMTOKEN_JWT_KEYS_FILE (--jwt-keys-file): %w", err)
 		}
@@ -96,9 +95,9 @@ func (f follower) keys(cfg *config.Config) (authn.Keys, error) {
 	}
 	if cfg.JWTIssuerTokenFile != "" {
 		f.private("TEAMTOKEN_JWT_ISSUER_TOKEN_FILE", cfg.JWTIssuerTokenFile)
-		token, err := watch.Files(f.ctx, []string{cfg.JWTIssuerTokenFile}, func(contents [][]byte) (secret.Text, error) {
+		token, err := follow(f, "TEAMTOKEN_JWT_ISSUER_TOKEN_FILE", []string{cfg.JWTIssuerTokenFile}, func(contents [][]byte) (secret.Text, error) {
 			return config.Bearer(string(contents[0]))
-		}, f.changed("TEAMTOKEN_JWT_ISSUER_TOKEN_FILE"))
+		})
 		if err != nil {
 			return nil, fmt.Errorf("TEAMTOKEN_JWT_ISSUER_TOKEN_FILE (--jwt-issuer-token-file): %w", err)
 		}
@@ -129,10 +128,10 @@ func (f follower) issuerTransport(caFile string) (http.RoundTripper, error) {
 	if caFile == "" {
 		return dial(nil), nil
 	}
-	value, err := watch.Files(f.ctx, []string{caFile}, func(contents [][]byte) (*http.Transport, error) {
+	value, err := follow(f, "TEAMTOKEN_JWT_ISSUER_CA_FILE", []string{caFile}, func(contents [][]byte) (*http.Transport, error) {
 		pool, err := certificates(contents[0])
 		return dial(pool), err
-	}, f.changed("TEAMTOKEN_JWT_ISSUER_CA_FILE"))
+	})
 	if err != nil {
 		return nil, fmt.Errorf("TEAMTOKEN_JWT_ISSUER_CA_FILE (--jwt-issuer-ca-file): %w", err)
 	}
@@ -144,9 +143,9 @@ func (f follower) policy(path string) (func() *policy.Policy, error) {
 	if path == "" {
 		return nil, nil
 	}
-	value, err := watch.Files(f.ctx, []string{path}, func(contents [][]byte) (*policy.Policy, error) {
+	value, err := follow(f, "TEAMTOKEN_POLICY_FILE", []string{path}, func(contents [][]byte) (*policy.Policy, error) {
 		return policy.Parse(contents[0])
-	}, f.changed("TEAMTOKEN_POLICY_FILE"))
+	})
 	if err != nil {
 		return nil, fmt.Errorf("TEAMTOKEN_POLICY_FILE (--policy-file): %w", err)
 	}
@@ -167,6 +166,13 @@ func (f follower) spiffe(cfg *config.Config) (*tls.Config, error) {
 		return nil, fmt.Errorf("TEAMTOKEN_SPIFFE_SOCKET (--spiffe-socket): no identity from the Workload API: %w", err)
 	}
 	context.AfterFunc(f.ctx, func() { _ = source.Close() })
+	f.metrics.Certificate("TEAMTOKEN_SPIFFE_SOCKET", func() time.Time {
+		svid, err := source.GetX509SVID()
+		if err != nil {
+			return time.Time{}
+		}
+		return svid.Certificates[0].NotAfter
+	})
 	return server.TLS(server.Identity{
 		Certificate: func() (*tls.Certificate, error) { return tlsconfig.GetCertificate(source)(nil) },
 		Verify:      tlsconfig.VerifyPeerCertificate(x509bundle.Source(source), tlsconfig.AuthorizeAny()),

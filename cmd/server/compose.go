@@ -2,17 +2,12 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"net/http"
-	"os"
-	"os/signal"
 	"sync"
-	"syscall"
+	"sync/atomic"
+	"time"
 
 	"github.com/fullstorydev/grpchan/inprocgrpc"
 
@@ -22,20 +17,23 @@ import (
 	"github.com/teamtoken/teamtoken/internal/config"
 	"github.com/teamtoken/teamtoken/internal/gateway"
 	"github.com/teamtoken/teamtoken/internal/interceptor"
-	"github.com/teamtoken/teamtoken/internal/secret"
 	"github.com/teamtoken/teamtoken/internal/server"
 	"github.com/teamtoken/teamtoken/internal/service"
-	"github.com/teamtoken/teamtoken/internal/simulator"
+	"github.com/teamtoken/teamtoken/internal/state"
 	"github.com/teamtoken/teamtoken/internal/telemetry"
 	"github.com/teamtoken/teamtoken/internal/upstream"
-	"github.com/teamtoken/teamtoken/internal/watch"
 )
 
 // serve builds every object once, in the order in which a call passes them from
 // the upstream's side, and serves until ctx ends.
 func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) error {
 	log := telemetry.NewLogger(stderr, cfg.LogLevel, cfg.LogFormat == "text")
-	metrics := telemetry.NewMetrics(version)
+	told, err := telemetry.New(ctx, version, log)
+	if err != nil {
+		return fmt.Errorf("OpenTelemetry, by the variables OTEL_*: %w", err)
+	}
+	defer flush(told, log)
+	metrics := told.Metrics
 	files := follower{ctx, log, metrics}
 
 	if err := contain(); err != nil {
@@ -54,7 +52,9 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) er
 		return err
 	}
 	defer func() { _ = store.Close() }()
-	room := budget.New(cfg.UpstreamRate, store, log)
+	room := budget.New(cfg.UpstreamRate, store, log, metrics.Waited)
+	var host string
+	var port int
 	client, err := upstream.New(upstream.Options{
 		Address:    address,
 		Transport:  transport,
@@ -62,26 +62,45 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) er
 		Timeout:    cfg.UpstreamTimeout,
 		UserAgent:  "teamtoken/" + version,
 		Pacer:      room,
+		Tracer:     told.Tracer,
 		Observe: func(ctx context.Context, a upstream.Attempt) {
-			metrics.Upstream(a.Operation, a.Result, a.Duration)
+			metrics.Upstream(ctx, telemetry.UpstreamLabels{
+				Method: a.Method, Template: a.Template, Status: a.Status, Failure: a.Failure, Address: host, Port: port,
+			}, a.Duration)
 			interceptor.Asked(ctx, a.RequestID)
 		},
 	})
 	if err != nil {
 		return err
 	}
+	host, port = client.Server()
 	organizations, err := named(cfg.Organizations)
 	if err != nil {
 		return err
 	}
 	var chain *interceptor.Chain
+	var pulse atomic.Pointer[state.Pulse]
+	pulse.Store(&state.Pulse{Replicas: 1})
 	svc := service.New(client, service.Options{
 		Store: store, Budget: room, Keys: keys, Hold: cfg.UnknownHold, Organizations: organizations,
 		MaxTokenTTL: cfg.MaxTokenTTL, DefaultTokenTTL: cfg.DefaultTokenTTL,
 		MayTouch: interceptor.MayTouch, Late: interceptor.Late, Flying: interceptor.Flying,
 		Journal: interceptor.Journal, Redrive: interceptor.Redrive, Settled: interceptor.Settled,
-		Resume: func(ctx context.Context, journal any) context.Context { return chain.Resume(ctx, journal) },
+		Resume:   func(ctx context.Context, journal any) context.Context { return chain.Resume(ctx, journal) },
+		Replayed: metrics.Replayed,
+		Pulse: func(p state.Pulse, err error) {
+			metrics.State(err == nil)
+			if err == nil {
+				pulse.Store(&p)
+			}
+		},
 	}, log)
+	if err := metrics.Watch(telemetry.Present{
+		TeamsHeld: func() int { return pulse.Load().Held }, Replicas: func() int { return pulse.Load().Replicas },
+		Rate: room.Rate, Waiting: room.Queue, Pause: room.Paused, CircuitOpen: client.CircuitOpen,
+	}); err != nil {
+		return err
+	}
 	identify, err := files.identify(cfg)
 	if err != nil {
 		return err
@@ -102,6 +121,7 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) er
 			}
 			log.Info("the audit log can be written again")
 		},
+		Diverted: metrics.AuditDiverted,
 	})
 	if err != nil {
 		return fmt.Errorf("TEAMTOKEN_AUDIT_FILE (--audit-file): %w", err)
@@ -119,7 +139,11 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) er
 			Policy:            rules,
 			CallsPerCaller:    cfg.MaxCallsPerCaller,
 		})
+	calls := told.Calls(teamtokenv1.TeamTokenService_ServiceDesc.ServiceName)
 	inprocess := (&inprocgrpc.Channel{}).WithServerUnaryInterceptor(chain.Unary)
+	if calls != nil {
+		inprocess.WithServerStatsHandler(calls)
+	}
 	inprocess.RegisterService(&teamtokenv1.TeamTokenService_ServiceDesc, svc)
 	rest, err := gateway.New(inprocess, log)
 	if err != nil {
@@ -136,6 +160,7 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) er
 		TLS:            tlsConfig,
 		Unary:          chain.Unary,
 		Stream:         chain.Stream,
+		Calls:          calls,
 		Codec:          interceptor.Codec(),
 		Service:        interceptor.Describe(teamtokenv1.TeamTokenService_ServiceDesc),
 		Implementation: svc,
@@ -153,6 +178,7 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) er
 		Reflection: cfg.Reflection,
 		Pprof:      cfg.Pprof,
 		Log:        log,
+		Delay:      cfg.ShutdownDelay,
 		Stopping:   chain.Stop,
 		Ending:     svc.End,
 		Drain:      svc.Drain,
@@ -193,134 +219,13 @@ func named(names []string) ([]upstream.Organization, error) {
 	return organizations, nil
 }
 
-// follower reads files, follows their changes until ctx ends, and logs them.
-type follower struct {
-	ctx     context.Context //nolint:containedctx // the program's own life
-	log     *slog.Logger
-	metrics *telemetry.Metrics
-}
+// flushTimeout is how long the last metrics and traces may take to be exported.
+const flushTimeout = 3 * time.Second
 
-func (f follower) changed(what string) func(error) {
-	return func(err error) {
-		f.metrics.Reload(what, err == nil)
-		if err != nil {
-			f.log.Error("a changed file cannot be used, the last good one stays in use", telemetry.KeySetting, what, telemetry.KeyError, err)
-			return
-		}
-		f.log.Info("a changed file is in use", telemetry.KeySetting, what)
+func flush(told *telemetry.Telemetry, log *slog.Logger) {
+	ctx, cancel := context.WithTimeout(context.Background(), flushTimeout)
+	defer cancel()
+	if err := told.Shutdown(ctx); err != nil {
+		log.Warn("the last of the telemetry can't be exported", telemetry.KeyError, err)
 	}
-}
-
-// private warns of a file of secrets that others than its owner may read.
-func (f follower) private(setting, path string) {
-	if info, err := os.Stat(path); err == nil && //nolint:gosec // which files are read is what settings are for
-		info.Mode().Perm()&0o077 != 0 {
-		f.log.Warn("a file that holds a secret can be read by others than its owner: chmod 0600, or defaultMode 0400 of a Kubernetes volume",
-			telemetry.KeySetting, setting, "mode", info.Mode().Perm().String())
-	}
-}
-
-// reopen opens the audit log anew at each SIGHUP, once whoever rotates it has
-// moved it away.
-func (f follower) reopen(book *audit.Log) {
-	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP)
-	go func() {
-		defer signal.Stop(hangup)
-		for {
-			select {
-			case <-hangup:
-			case <-f.ctx.Done():
-				return
-			}
-			if err := book.Reopen(); err != nil {
-				f.log.Error("the audit log can't be opened anew, the old file stays in use", telemetry.KeyError, err)
-				continue
-			}
-			f.log.Info("the audit log is opened anew")
-		}
-	}()
-}
-
-// upstream is the address to call and the service's own credential, which is nil
-// where callers bring theirs. With the simulator, it starts that.
-func (f follower) upstream(cfg *config.Config) (address string, credential upstream.Credential, err error) {
-	switch {
-	case cfg.Simulator:
-		sim := simulator.New(simulator.Options{})
-		address, err := sim.Listen("127.0.0.1:0")
-		return address, upstream.FixedCredential{Text: sim.UserToken()}, err
-	case cfg.Credentials == config.CallerCredentials:
-		return cfg.TFEAddress, nil, nil
-	case cfg.TFETokenFile == "":
-		return cfg.TFEAddress, upstream.FixedCredential{Text: cfg.TFEToken}, nil
-	}
-	f.private("TFE_TOKEN_FILE", cfg.TFETokenFile)
-	token, err := watch.Files(f.ctx, []string{cfg.TFETokenFile}, func(contents [][]byte) (secret.Text, error) {
-		return config.Bearer(string(contents[0]))
-	}, f.changed("TFE_TOKEN_FILE"))
-	if err != nil {
-		return "", nil, fmt.Errorf("TFE_TOKEN_FILE (--tfe-token-file): %w", err)
-	}
-	return cfg.TFEAddress, token, nil
-}
-
-// transport gives the transport to the upstream, which is a new one when the
-// file of CAs changes.
-func (f follower) transport(caFile string) (func() http.RoundTripper, error) {
-	if caFile == "" {
-		t := upstream.NewTransport(nil)
-		return func() http.RoundTripper { return t }, nil
-	}
-	value, err := watch.Files(f.ctx, []string{caFile}, func(contents [][]byte) (*upstream.Transport, error) {
-		pool, err := certificates(contents[0])
-		if err != nil {
-			return nil, err
-		}
-		return upstream.NewTransport(pool), nil
-	}, f.changed("TFE_CA_FILE"))
-	if err != nil {
-		return nil, fmt.Errorf("TFE_CA_FILE (--tfe-ca-file): %w", err)
-	}
-	return func() http.RoundTripper { return value.Get() }, nil
-}
-
-func certificates(pem []byte) (*x509.CertPool, error) {
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, errors.New("the file holds no PEM certificate")
-	}
-	return pool, nil
-}
-
-// tls is nil where no certificate is configured.
-func (f follower) tls(cfg *config.Config) (*tls.Config, error) {
-	if cfg.SPIFFESocket != "" {
-		return f.spiffe(cfg)
-	}
-	if cfg.TLSCertFile == "" {
-		return nil, nil
-	}
-	f.private("TEAMTOKEN_TLS_KEY_FILE", cfg.TLSKeyFile)
-	pair, err := watch.Files(f.ctx, []string{cfg.TLSCertFile, cfg.TLSKeyFile}, func(contents [][]byte) (*tls.Certificate, error) {
-		certificate, err := tls.X509KeyPair(contents[0], contents[1])
-		return &certificate, err
-	}, f.changed("TEAMTOKEN_TLS_CERT_FILE, TEAMTOKEN_TLS_KEY_FILE"))
-	if err != nil {
-		return nil, fmt.Errorf("TEAMTOKEN_TLS_CERT_FILE, TEAMTOKEN_TLS_KEY_FILE: %w", err)
-	}
-	id := server.Identity{
-		Certificate: func() (*tls.Certificate, error) { return pair.Get(), nil },
-		Optional:    cfg.TLSClientAuth == "optional",
-	}
-	if cfg.TLSClientCAFile != "" {
-		cas, err := watch.Files(f.ctx, []string{cfg.TLSClientCAFile}, func(contents [][]byte) (*x509.CertPool, error) {
-			return certificates(contents[0])
-		}, f.changed("TEAMTOKEN_TLS_CLIENT_CA_FILE"))
-		if err != nil {
-			return nil, fmt.Errorf("TEAMTOKEN_TLS_CLIENT_CA_FILE: %w", err)
-		}
-		id.ClientCAs = cas.Get
-	}
-	return server.TLS(id), nil
 }

@@ -18,7 +18,6 @@ import (
 	"github.com/teamtoken/teamtoken/internal/state"
 	"github.com/teamtoken/teamtoken/internal/telemetry"
 	"github.com/teamtoken/teamtoken/internal/upstream"
-	"github.com/teamtoken/teamtoken/internal/watch"
 )
 
 // state is what replicas agree on, and the keys that seal what lies there.
@@ -29,19 +28,19 @@ func (f follower) state(cfg *config.Config) (state.Store, func() *seal.Keys, err
 		return state.NewMemory(times), func() *seal.Keys { return keys }, err
 	}
 	f.private("TEAMTOKEN_STATE_KEY_FILE", cfg.StateKeyFile)
-	keys, err := watch.Files(f.ctx, []string{cfg.StateKeyFile}, func(contents [][]byte) (*seal.Keys, error) {
+	keys, err := follow(f, "TEAMTOKEN_STATE_KEY_FILE", []string{cfg.StateKeyFile}, func(contents [][]byte) (*seal.Keys, error) {
 		return seal.Parse(contents[0])
-	}, f.changed("TEAMTOKEN_STATE_KEY_FILE"))
+	})
 	if err != nil {
 		return nil, nil, fmt.Errorf("TEAMTOKEN_STATE_KEY_FILE (--state-key-file): %w", err)
 	}
-	o := state.RedisOptions{URL: cfg.State, Prefix: cfg.StatePrefix, Times: times}
+	o := state.RedisOptions{URL: cfg.State, Prefix: cfg.StatePrefix, Times: times, Observe: f.metrics.Step}
 	if cfg.StatePasswordFile != "" {
 		f.private("TEAMTOKEN_STATE_PASSWORD_FILE", cfg.StatePasswordFile)
-		password, err := watch.Files(f.ctx, []string{cfg.StatePasswordFile}, func(contents [][]byte) (*secret.Text, error) {
+		password, err := follow(f, "TEAMTOKEN_STATE_PASSWORD_FILE", []string{cfg.StatePasswordFile}, func(contents [][]byte) (*secret.Text, error) {
 			word, err := config.Bearer(string(contents[0]))
 			return &word, err
-		}, f.changed("TEAMTOKEN_STATE_PASSWORD_FILE"))
+		})
 		if err != nil {
 			return nil, nil, fmt.Errorf("TEAMTOKEN_STATE_PASSWORD_FILE (--state-password-file): %w", err)
 		}

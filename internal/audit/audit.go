@@ -54,6 +54,8 @@ type Options struct {
 	// Working is told when lines can't be written any more, and why; and when they
 	// can again. It is called once for each such change, one after the other.
 	Working func(ok bool, err error)
+	// Diverted, if set, is told of each line that went to standard error instead.
+	Diverted func()
 }
 
 // Log is the audit log. Its methods may be called at once.
@@ -147,6 +149,9 @@ func (l *Log) Result(r *Record) {
 		l.stderr.Lock()
 		defer l.stderr.Unlock()
 		_, _ = l.options.Stderr.Write(line.text)
+		if l.options.Diverted != nil {
+			l.options.Diverted()
+		}
 	}
 }
 

@@ -9,7 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
-	goruntime "runtime"
+	"runtime/metrics"
 	"strings"
 	"time"
 
@@ -56,9 +56,9 @@ func serveBare(upstream string) error {
 		return err
 	}
 	admin := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		var m goruntime.MemStats
-		goruntime.ReadMemStats(&m)
-		fmt.Fprintf(w, "%s %d\n", metricMallocs, m.Mallocs)
+		allocations := []metrics.Sample{{Name: "/gc/heap/allocs:objects"}} // what metricMallocs is made of
+		metrics.Read(allocations)
+		fmt.Fprintf(w, "%s %d\n", metricMallocs, allocations[0].Value.Uint64())
 	})
 	slog.New(slog.NewJSONHandler(os.Stderr, nil)).Info("serving", "grpc", onGRPC.Addr().String(),
 		"rest", "http://"+onDirect.Addr().String(), "dialled", "http://"+onDialled.Addr().String(),

@@ -95,7 +95,7 @@ func (p *process) cpu() (time.Duration, error) {
 	return sum, nil
 }
 
-const metricMallocs = "go_memstats_mallocs_total"
+const metricMallocs = "go_memory_allocations_total"
 
 // mallocs is how many objects the process has allocated so far, as its metrics
 // say.

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"log/slog"
 	"maps"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -32,6 +33,7 @@ const (
 type Budget struct {
 	store    state.Store
 	log      *slog.Logger
+	waited   func(ctx context.Context, changes bool, d time.Duration)
 	interval atomic.Int64 // between two requests; 0 has no budget
 	replicas atomic.Int64 // that share it, as was last known
 	alone    *state.Memory
@@ -42,10 +44,13 @@ type Budget struct {
 }
 
 // New returns a budget of perSecond requests, for all replicas together; 0 has no
-// limit.
-func New(perSecond float64, store state.Store, log *slog.Logger) *Budget {
+// limit. waited, if it is not nil, is told how long each request waited for room.
+func New(perSecond float64, store state.Store, log *slog.Logger, waited func(ctx context.Context, changes bool, d time.Duration)) *Budget {
+	if waited == nil {
+		waited = func(context.Context, bool, time.Duration) {}
+	}
 	b := &Budget{
-		store: store, log: log, alone: state.NewMemory(state.Times{}), gates: make(map[string]*gate), paused: make(map[string]time.Time),
+		store: store, log: log, waited: waited, alone: state.NewMemory(state.Times{}), gates: make(map[string]*gate), paused: make(map[string]time.Time),
 	}
 	if perSecond > 0 {
 		b.interval.Store(int64(float64(time.Second) / perSecond))
@@ -56,6 +61,38 @@ func New(perSecond float64, store state.Store, log *slog.Logger) *Budget {
 
 // Shared tells how many replicas share the budget.
 func (b *Budget) Shared(replicas int) { b.replicas.Store(int64(max(replicas, 1))) }
+
+// Rate is how many requests may be made in a second; 0 is no limit.
+func (b *Budget) Rate() float64 {
+	interval := b.interval.Load()
+	if interval == 0 {
+		return 0
+	}
+	return math.Round(1e3*float64(time.Second)/float64(interval)) / 1e3
+}
+
+// Queue is how many requests of this replica wait for their turn to ask for room.
+func (b *Budget) Queue() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n := 0
+	for _, g := range b.gates {
+		n += g.length()
+	}
+	return n
+}
+
+// Paused is for how long the upstream takes no requests of somebody's, by what it
+// told this replica.
+func (b *Budget) Paused() time.Duration {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	longest := time.Duration(0)
+	for _, until := range b.paused {
+		longest = max(longest, time.Until(until))
+	}
+	return longest
+}
 
 // Learn lowers the rate to what the upstream takes.
 func (b *Budget) Learn(perSecond float64) {
@@ -100,8 +137,10 @@ func (b *Budget) slot(ctx context.Context) state.Slot {
 
 // Pass is the right to ask for room, which one has at a time.
 type Pass struct {
-	gate *gate      // nil without a budget
-	Slot state.Slot // to ask for
+	gate    *gate      // nil without a budget
+	Slot    state.Slot // to ask for
+	changes bool
+	queued  time.Duration
 }
 
 // Enter waits until it is this call's turn to ask for room. The pass must be given
@@ -114,13 +153,23 @@ func (b *Budget) Enter(ctx context.Context, mutates bool) (Pass, *upstream.Error
 	if left := b.pausedFor(slot.Bucket); left > slot.MaxWait {
 		return Pass{}, &upstream.Error{Kind: upstream.RateLimited, Wait: left}
 	}
+	came := time.Now()
 	g := b.gate(slot.Bucket)
 	if !g.enter(ctx, caller.FromContext(ctx).ID, mutates) {
 		b.leave(g)
 		return Pass{}, &upstream.Error{Kind: upstream.Throttled, Wait: slot.Interval * time.Duration(1+g.length()), Cause: context.Cause(ctx)}
 	}
-	pass := Pass{gate: g, Slot: b.slot(ctx)}
-	return pass, nil
+	return Pass{gate: g, Slot: b.slot(ctx), changes: mutates, queued: time.Since(came)}, nil
+}
+
+// Take gives the pass back with room that is there after wait, waits for that, and
+// reports whether it did before ctx ended.
+func (b *Budget) Take(ctx context.Context, p Pass, wait time.Duration) bool {
+	b.Leave(p, wait)
+	if p.gate != nil {
+		b.waited(ctx, p.changes, p.queued+wait)
+	}
+	return Sleep(ctx, wait)
 }
 
 // Waiting is how many wait behind a pass.
@@ -202,8 +251,7 @@ func (b *Budget) Permit(ctx context.Context, mutates bool) *upstream.Error {
 		b.Leave(p, 0)
 		return b.Full(p, wait)
 	}
-	b.Leave(p, wait)
-	if !Sleep(ctx, wait) {
+	if !b.Take(ctx, p, wait) {
 		return b.Full(p, wait)
 	}
 	return nil

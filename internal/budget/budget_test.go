@@ -23,7 +23,7 @@ func open(perSecond float64, store state.Store) *budget.Budget {
 	if store == nil {
 		store = state.NewMemory(state.NewTimes(time.Second))
 	}
-	return budget.New(perSecond, store, slog.New(slog.DiscardHandler))
+	return budget.New(perSecond, store, slog.New(slog.DiscardHandler), nil)
 }
 
 func by(ctx context.Context, id string) context.Context {

@@ -80,6 +80,8 @@ type Config struct {
 	UpstreamTimeout time.Duration `name:"upstream-timeout" var:"TEAMTOKEN_UPSTREAM_TIMEOUT" default:"30s" group:"Time" help:"The longest that one request to the upstream may take, whatever the caller does."`
 	RequestTimeout  time.Duration `name:"request-timeout" var:"TEAMTOKEN_REQUEST_TIMEOUT" default:"60s" group:"Time" help:"Deadline of a call that brings none, and the cap of one that does."`
 
+	ShutdownDelay time.Duration `name:"shutdown-delay" var:"TEAMTOKEN_SHUTDOWN_DELAY" default:"0s" group:"Time" help:"How long calls are still taken after SIGTERM, while the health checks say that no more are to come: as long as it takes who sends them to find out. In Kubernetes or behind a load balancer some seconds."`
+
 	MaxConnections     int           `name:"max-connections" var:"TEAMTOKEN_MAX_CONNECTIONS" default:"4096" group:"Limits" help:"Connections of the gRPC and of the REST listener each. Of more than that, those that have said nothing are closed first."`
 	MaxStreams         int           `name:"max-streams" var:"TEAMTOKEN_MAX_STREAMS" default:"250" group:"Limits" help:"Calls that one connection may have under way."`
 	MaxHeaderBytes     int           `name:"max-header-bytes" var:"TEAMTOKEN_MAX_HEADER_BYTES" default:"32768" group:"Limits" help:"Headers of one call."`
@@ -105,7 +107,10 @@ func (c *Config) AnyCaller() bool {
 	return c.Credentials == ServiceCredentials && (c.InsecureAllowAnyCaller || c.Simulator)
 }
 
-const maxTimeout = 10 * time.Minute
+const (
+	maxTimeout       = 10 * time.Minute
+	maxShutdownDelay = 5 * time.Minute
+)
 
 // check returns one error that names every setting that is wrong and says
 // what to do.
@@ -195,6 +200,8 @@ func (c *Config) check() error {
 		c.DefaultTokenTTL, c.MaxTokenTTL)
 	refuse(c.RequestTimeout <= 0 || c.RequestTimeout > maxTimeout,
 		"TEAMTOKEN_REQUEST_TIMEOUT (--request-timeout) is %v: it must be over 0 and at most %v", c.RequestTimeout, maxTimeout)
+	refuse(c.ShutdownDelay < 0 || c.ShutdownDelay > maxShutdownDelay,
+		"TEAMTOKEN_SHUTDOWN_DELAY (--shutdown-delay) is %v: it must be from 0s to %v", c.ShutdownDelay, maxShutdownDelay)
 	refuse(!slices.Contains(levels, c.LogLevel), "TEAMTOKEN_LOG_LEVEL (--log-level) is %v: it must be debug, info, warn or error", c.LogLevel)
 	refuse(c.LogFormat != "json" && c.LogFormat != "text",
 		"TEAMTOKEN_LOG_FORMAT (--log-format) is %q: it must be json or text", c.LogFormat)

@@ -41,11 +41,11 @@ func TestHealthAndAdmin(t *testing.T) {
 	for path, want := range map[string]string{
 		"/livez":  "ok",
 		"/readyz": "ok",
-		"/metrics": `teamtoken_rpc_duration_seconds_count{code="NotFound",method="GetToken"} 1
-teamtoken_upstream_request_duration_seconds_count{operation="read",result="not_found"} 1
-go_goroutines
+		"/metrics": `rpc_server_call_duration_seconds_count{error_type="NOT_FOUND",rpc_method="teamtoken.v1.TeamTokenService/GetToken",rpc_response_status_code="NOT_FOUND",rpc_system_name="grpc"} 1
+http_client_request_duration_seconds_count{error_type="not_found",http_request_method="GET",http_response_status_code="404"
+go_goroutine_count
 process_cpu_seconds_total
-teamtoken_build_info{go=`,
+target_info{service_name="teamtoken",service_version=`,
 	} {
 		code, body := f.get(t, path)
 		for part := range strings.Lines(want) {

@@ -68,7 +68,7 @@ func BenchmarkAdded(b *testing.B) {
 			chain := known(b, key, way.headers.Get("x-forwarded-client-cert") != nil)
 			nowhere := open(b, audit.Options{Destination: "-", Stdout: io.Discard})
 			bare := interceptor.New(descriptor, interceptor.Options{
-				Log: telemetry.NewLogger(io.Discard, 0, false), Metrics: telemetry.NewMetrics("bench"), Audit: nowhere, Timeout: timeout,
+				Log: telemetry.NewLogger(io.Discard, 0, false), Metrics: metrics(b), Audit: nowhere, Timeout: timeout,
 			})
 			ctx := metadata.NewIncomingContext(b.Context(), way.headers)
 			from := &peer.Peer{Addr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 4711}}
@@ -145,7 +145,7 @@ func known(b *testing.B, key *ecdsa.PrivateKey, mesh bool) *interceptor.Chain {
 	}
 	book := open(b, audit.Options{Destination: filepath.Join(b.TempDir(), "audit.jsonl")})
 	return interceptor.New(descriptor, interceptor.Options{
-		Log: telemetry.NewLogger(io.Discard, 0, false), Metrics: telemetry.NewMetrics("bench"), Audit: book, Timeout: timeout,
+		Log: telemetry.NewLogger(io.Discard, 0, false), Metrics: metrics(b), Audit: book, Timeout: timeout,
 		Identify: authn.New(o).Caller, Policy: func() *policy.Policy { return rules }, CallsPerCaller: 1000,
 	})
 }

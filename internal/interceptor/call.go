@@ -90,6 +90,15 @@ func (k *call) asked(req any) {
 	}
 }
 
+// repeatable reports whether the request can be sent twice and be carried out once:
+// since it has a request id, names the token that it replaces, or deletes one by
+// its own id.
+func (k *call) repeatable() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.record.IdempotencyKey != "" || k.record.ExpectedTokenID != "" || k.record.TokenID != ""
+}
+
 // may asks the policy, and returns the refusal if that says no.
 func (k *call) may() error {
 	k.mu.Lock()
@@ -297,6 +306,7 @@ func Redrive(ctx context.Context, method, token string) error {
 	if token != "" {
 		r.TokenID = token
 	}
+	k.chain.options.Metrics.Redriven(ctx, method)
 	if err := k.chain.options.Audit.Attempt(context.WithoutCancel(ctx), &r); err != nil {
 		e := k.method.refused(teamtokenv1.ErrorReason_ERROR_REASON_AUDIT_UNAVAILABLE)
 		e.Cause = err
@@ -319,6 +329,7 @@ func Settled(ctx context.Context, token string, outcome reason.Outcome) {
 	if token != "" {
 		r.TokenID = token
 	}
+	k.chain.options.Metrics.Settled(ctx, string(outcome))
 	k.chain.options.Audit.Result(&r)
 }
 

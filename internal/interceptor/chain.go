@@ -19,6 +19,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -68,7 +70,8 @@ type Chain struct {
 // method is what the chain knows of an RPC from the service's descriptor.
 type method struct {
 	name    string
-	mutates bool // it has no `idempotency_level = NO_SIDE_EFFECTS`
+	full    string // with its service
+	mutates bool   // it has no `idempotency_level = NO_SIDE_EFFECTS`
 }
 
 // New returns the chain for the methods of service.
@@ -81,6 +84,7 @@ func New(service protoreflect.ServiceDescriptor, o Options) *Chain {
 		options, _ := m.Options().(*descriptorpb.MethodOptions)
 		c.methods[c.prefix+string(m.Name())] = method{
 			name:    string(m.Name()),
+			full:    strings.TrimPrefix(c.prefix, "/") + string(m.Name()),
 			mutates: options.GetIdempotencyLevel() != descriptorpb.MethodOptions_NO_SIDE_EFFECTS,
 		}
 	}
@@ -183,6 +187,9 @@ func (c *Chain) guarded(
 	if err := k.may(); err != nil {
 		return nil, err
 	}
+	if m.mutates && repeated(ctx) && !k.repeatable() {
+		return nil, m.refused(teamtokenv1.ErrorReason_ERROR_REASON_RETRY_WITHOUT_REQUEST_ID)
+	}
 	if err := k.attempt(ctx); err != nil {
 		return nil, err
 	}
@@ -241,7 +248,14 @@ func (f *failure) GRPCStatus() *status.Status { return f.status }
 // finished counts the call and logs it.
 func (c *Chain) finished(ctx context.Context, k *call, err error, d time.Duration) {
 	code := status.Code(err)
-	c.options.Metrics.RPC(k.method.name, code, d)
+	c.options.Metrics.RPC(ctx, k.method.full, code, d)
+	f, _ := err.(*failure) //nolint:errorlint // made above, and never wrapped
+	if f != nil {
+		c.options.Metrics.Failed(ctx, k.method.full, f.details.Reason, f.details.Outcome)
+	}
+	if span := trace.SpanFromContext(ctx); span.IsRecording() {
+		describe(span, k, f)
+	}
 	level := levelOf(code)
 	if !c.options.Log.Enabled(ctx, level) {
 		return
@@ -254,7 +268,7 @@ func (c *Chain) finished(ctx context.Context, k *call, err error, d time.Duratio
 		slog.String(telemetry.KeyCode, code.String()),
 		slog.Float64(telemetry.KeyDuration, d.Seconds()),
 	)
-	if f, ok := err.(*failure); ok { //nolint:errorlint // made above, and never wrapped
+	if f != nil {
 		attrs = append(attrs,
 			slog.String(telemetry.KeyReason, f.details.Reason),
 			slog.String(telemetry.KeyOutcome, f.details.Outcome))
@@ -263,6 +277,16 @@ func (c *Chain) finished(ctx context.Context, k *call, err error, d time.Duratio
 		}
 	}
 	c.options.Log.LogAttrs(ctx, level, "call", attrs...)
+}
+
+// describe adds to a call's span what only the chain knows of it.
+func describe(span trace.Span, k *call, f *failure) {
+	span.SetAttributes(
+		attribute.String("teamtoken.request_id", k.record.RequestID), attribute.String("teamtoken.surface", k.record.Surface))
+	if f != nil {
+		span.SetAttributes(
+			attribute.String("teamtoken.reason", f.details.Reason), attribute.String("teamtoken.outcome", f.details.Outcome))
+	}
 }
 
 func levelOf(code codes.Code) slog.Level {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http/httptest"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	rpccode "google.golang.org/genproto/googleapis/rpc/code"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
@@ -105,7 +107,7 @@ const timeout = 10 * time.Second
 
 func newRig(t *testing.T, callerCredentials bool, do func(context.Context) error) *rig {
 	t.Helper()
-	r := &rig{metrics: telemetry.NewMetrics("test")}
+	r := &rig{metrics: metrics(t)}
 	book, err := audit.Open(audit.Options{Destination: "-", Stdout: &r.audit, Stderr: &r.log, Working: func(bool, error) {}})
 	if err != nil {
 		t.Fatal(err)
@@ -166,10 +168,12 @@ func (a answer) is(t *testing.T, code codes.Code, reasonName, outcome string) {
 func (r *rig) counted(method string, code codes.Code) string {
 	w := httptest.NewRecorder()
 	r.metrics.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
-	head := fmt.Sprintf("%s_count{code=%q,method=%q} ", telemetry.MetricRPC, code.String(), method)
+	name := rpccode.Code_name[int32(code)] //nolint:gosec // there are seventeen
 	for line := range strings.Lines(w.Body.String()) {
-		if n, ok := strings.CutPrefix(line, head); ok {
-			return strings.TrimSpace(n)
+		if labels, ok := strings.CutPrefix(line, "rpc_server_call_duration_seconds_count"); ok &&
+			strings.Contains(labels, fmt.Sprintf("rpc_method=%q", strings.TrimPrefix(fullName(method), "/"))) &&
+			strings.Contains(labels, fmt.Sprintf("rpc_response_status_code=%q", name)) {
+			return strings.TrimSpace(labels[strings.LastIndexByte(labels, ' '):])
 		}
 	}
 	return "0"
@@ -540,4 +544,13 @@ func TestCredential(t *testing.T) {
 			}
 		})
 	}
+}
+
+func metrics(t testing.TB) *telemetry.Metrics {
+	t.Helper()
+	told, err := telemetry.New(t.Context(), "test", slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return told.Metrics
 }

@@ -156,6 +156,10 @@ var table = map[teamtokenv1.ErrorReason]row{
 		codes.Unavailable, http.StatusServiceUnavailable,
 		"What the replicas of this service share can't be reached, so the change was not made. Retry later; calls that only read work.",
 	},
+	teamtokenv1.ErrorReason_ERROR_REASON_RETRY_WITHOUT_REQUEST_ID: {
+		codes.FailedPrecondition, http.StatusPreconditionRequired,
+		"A proxy or library repeated this call, which has neither a request id nor an expected token id. This attempt changed nothing; an earlier one may have. Look at the team's token before you call again.",
+	},
 	teamtokenv1.ErrorReason_ERROR_REASON_ANSWER_EXPIRED: {
 		codes.Aborted, http.StatusConflict,
 		"The call with this request id was carried out, longer ago than its answer is kept. Use a new request id to generate another.",

@@ -3,8 +3,9 @@
 //
 // New either has all three listeners open or returns an error that names the
 // one that is not. Run serves until its context ends and then stops in order:
-// not ready first, new calls refused, those under way answered, the admin
-// listener last, so that its metrics tell the end of it.
+// not ready first, for a while without another difference; then new calls refused,
+// those under way answered, and the admin listener last, so that its metrics tell
+// the end of it.
 package server
 
 import (
@@ -27,10 +28,11 @@ import (
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
+	"google.golang.org/grpc/stats"
 	"google.golang.org/grpc/tap"
 )
 
-// Options is what a Server needs; all but TLS, Reflection and Pprof must be set.
+// Options is what a Server needs; all but TLS, Calls, Reflection and Pprof must be set.
 type Options struct {
 	GRPC, HTTP, Admin Listener
 
@@ -39,6 +41,8 @@ type Options struct {
 	// Unary and Stream stand before every gRPC call.
 	Unary  grpc.UnaryServerInterceptor
 	Stream grpc.StreamServerInterceptor
+	// Calls is told of every gRPC call, from its headers to its end; nil if nobody is.
+	Calls stats.Handler
 	// Codec decodes every gRPC call's message.
 	Codec encoding.CodecV2
 	// Service and Implementation are what the gRPC listener serves.
@@ -56,6 +60,8 @@ type Options struct {
 	Reflection bool
 	Pprof      bool
 	Log        *slog.Logger
+	// Delay is how long calls are still taken when it is to stop, and says so.
+	Delay time.Duration
 	// Stopping is called when the server begins to stop: from then on new calls
 	// are to be refused. Drain waits for what goes on without its caller.
 	Stopping func()
@@ -140,6 +146,9 @@ func New(o Options) (*Server, error) {
 		grpc.InTapHandle(o.bounded),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: o.Limits.PingInterval, PermitWithoutStream: true}),
 	}
+	if o.Calls != nil {
+		options = append(options, grpc.StatsHandler(o.Calls))
+	}
 	if o.TLS != nil {
 		scheme = "https://"
 		options = append(options, grpc.Creds(credentials.NewTLS(o.TLS)))
@@ -216,7 +225,7 @@ func (s *Server) Run(ctx context.Context) error {
 	group.Go(func() error { return serveHTTP(s.admin, s.onAdmin) })
 	group.Go(func() error {
 		<-failed.Done()
-		s.stop()
+		s.stop(ctx.Err() != nil)
 		return nil
 	})
 	return group.Wait()
@@ -246,8 +255,15 @@ func (s *Server) SetServing(yes bool) {
 	s.health.SetServingStatus(s.options.Service.ServiceName, status)
 }
 
-func (s *Server) stop() {
+// stop ends it, in order if it was asked to and did not fail.
+func (s *Server) stop(asked bool) {
 	s.health.Shutdown() // not ready, on both the gRPC health service and /readyz
+	if d := s.options.Delay; d > 0 && asked {
+		// Whoever sends calls here has not heard of it yet: a load balancer asks once in
+		// a while, and Kubernetes tells its nodes one after the other.
+		s.options.Log.Info("about to stop: calls are still taken, and no more should come", "for_seconds", d.Seconds())
+		time.Sleep(d)
+	}
 	s.options.Stopping()
 	s.options.Log.Info("stopping: new calls are refused, those under way are answered", "at_most_seconds", grace.Seconds())
 

@@ -46,8 +46,7 @@ func (s *Service) begin(ctx context.Context, c state.Change, params string, d de
 		}
 		switch a.Verdict {
 		case state.Granted:
-			s.budget.Leave(pass, a.Wait)
-			if !budget.Sleep(ctx, a.Wait) {
+			if !s.budget.Take(ctx, pass, a.Wait) {
 				_ = s.end(ctx, a.Turn, state.End{Known: state.Same, Fate: state.Forget})
 				return state.Answer{}, joined, translate(ctx, s.budget.Full(pass, a.Wait), d.kind())
 			}

@@ -45,7 +45,7 @@ func (u instant) CreateToken(ctx context.Context, team upstream.TeamID, _ time.T
 func BenchmarkAdded(b *testing.B) {
 	log := slog.New(slog.DiscardHandler)
 	store := state.NewMemory(state.NewTimes(30 * time.Second))
-	room := budget.New(1e6, store, log)
+	room := budget.New(1e6, store, log, nil)
 	keys, err := seal.Ephemeral()
 	if err != nil {
 		b.Fatal(err)

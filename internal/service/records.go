@@ -78,6 +78,7 @@ func (s *Service) issue(ctx context.Context, req issueRequest, c state.Change, d
 			return issued{}, s.tooLate(ctx, nil, true, nil)
 		}
 		if r.err == nil || !r.left || outcomeOf(r.err) != reason.NotApplied {
+			s.options.Replayed(ctx, replayKind(r.err, true))
 			return r.issued, r.err
 		} // the first one had no time to wait for the turn, and this one has
 	}
@@ -142,6 +143,30 @@ func (s *Service) sealed(ctx context.Context, c state.Change, params string, mad
 // replay gives the answer of an earlier call again, if its token is still the one
 // that it was. Who joined that call need not look: he waited for it.
 func (s *Service) replay(
+	ctx context.Context, c state.Change, params string, r state.Recorded, d deed, joined bool,
+) (issued, error) {
+	made, err := s.replayed(ctx, c, params, r, d, joined)
+	s.options.Replayed(ctx, replayKind(err, joined))
+	return made, err
+}
+
+// replayKind is a name for how a replay went.
+func replayKind(err error, joined bool) string {
+	switch {
+	case isReason(err, teamtokenv1.ErrorReason_ERROR_REASON_TOKEN_SUPERSEDED):
+		return "superseded"
+	case isReason(err, teamtokenv1.ErrorReason_ERROR_REASON_ANSWER_EXPIRED):
+		return "expired"
+	case err != nil:
+		return "failed"
+	case joined:
+		return "joined"
+	default:
+		return "answered"
+	}
+}
+
+func (s *Service) replayed(
 	ctx context.Context, c state.Change, params string, r state.Recorded, d deed, joined bool,
 ) (issued, error) {
 	if r.Failure != "" {

@@ -66,6 +66,12 @@ type Options struct {
 	// something: of which method that is, and which token it is about. Its error
 	// keeps it from being sent.
 	Redrive func(ctx context.Context, method, token string) error
+	// Replayed, if set, is told how a call went that found the record of its request
+	// id: answered, joined, superseded, expired or failed.
+	Replayed func(ctx context.Context, kind string)
+	// Pulse, if set, is told from time to time what there is to know of all replicas,
+	// or that the store does not answer.
+	Pulse func(state.Pulse, error)
 	// Settled, if set, is told what became of a call whose outcome was unknown, and
 	// which token it made.
 	Settled func(ctx context.Context, token string, outcome reason.Outcome)
@@ -106,6 +112,12 @@ func New(u Upstream, o Options, log *slog.Logger) *Service {
 	}
 	if o.Redrive == nil {
 		o.Redrive = func(context.Context, string, string) error { return nil }
+	}
+	if o.Replayed == nil {
+		o.Replayed = func(context.Context, string) {}
+	}
+	if o.Pulse == nil {
+		o.Pulse = func(state.Pulse, error) {}
 	}
 	if o.Settled == nil {
 		o.Settled = func(context.Context, string, reason.Outcome) {}

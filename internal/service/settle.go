@@ -26,15 +26,17 @@ func (s *Service) Run(ctx context.Context) {
 	defer tick.Stop()
 	away := false
 	for {
-		replicas, err := s.store.Beat(ctx, replica)
+		pulse, err := s.store.Beat(ctx, replica)
 		var due []string
 		if err == nil {
-			s.budget.Shared(replicas)
+			s.budget.Shared(pulse.Replicas)
 			due, err = s.store.Due(ctx)
 		}
-		switch {
-		case ctx.Err() != nil:
+		if ctx.Err() != nil {
 			return
+		}
+		s.options.Pulse(pulse, err)
+		switch {
 		case err != nil && !away:
 			s.log.LogAttrs(ctx, slog.LevelError, "the state store does not answer: changes are refused until it does", slog.Any(telemetry.KeyError, err))
 		case err == nil && away:

@@ -138,6 +138,9 @@ func TestUnknownOutcome(t *testing.T) {
 			t.Errorf("held for %v", held.Wait)
 		}
 		begin(t, s, ask("a", "r"), state.Unknown)
+		if p, err := s.Beat(t.Context(), "one"); p != (state.Pulse{Replicas: 1, Held: 1}) || err != nil {
+			t.Errorf("while a team is held: %+v, %v", p, err)
+		}
 		if due, err := s.Due(t.Context()); err != nil || len(due) != 0 {
 			t.Errorf("due at once: %v, %v", due, err)
 		}
@@ -176,6 +179,9 @@ func TestUnknownOutcome(t *testing.T) {
 			t.Errorf("the hold began anew: %v, before %v", mine.Unsettled.Hold, look.Hold)
 		}
 		end(t, s, mine.Unsettled.Turn, state.End{Known: "at-1", Fate: state.Lost, Recorded: state.Recorded{Token: "at-1"}})
+		if p, err := s.Beat(t.Context(), "one"); p != (state.Pulse{Replicas: 1}) || err != nil {
+			t.Errorf("when it is settled: %+v, %v", p, err)
+		}
 		if got := begin(t, s, ask("a", "r"), state.Granted); got.Lost != "at-1" || got.Known != "at-1" {
 			t.Errorf("%+v", got)
 		}
@@ -267,11 +273,11 @@ func TestADeadReplica(t *testing.T) {
 	}
 	end(t, living, left.Turn, state.End{Fate: state.Forget})
 	begin(t, living, ask("a", "r"), state.Granted)
-	if n, err := living.Beat(t.Context(), "one"); n != 1 || err != nil {
-		t.Error(n, err)
+	if p, err := living.Beat(t.Context(), "one"); p.Replicas != 1 || err != nil {
+		t.Error(p, err)
 	}
-	if n, err := dead.Beat(t.Context(), "two"); n != 2 || err != nil {
-		t.Error(n, err)
+	if p, err := dead.Beat(t.Context(), "two"); p.Replicas != 2 || err != nil {
+		t.Error(p, err)
 	}
 }
 

@@ -272,4 +272,14 @@ func (m *Memory) Pause(_ context.Context, s Slot, d time.Duration) error {
 }
 
 // Beat is of Store: there is one replica.
-func (m *Memory) Beat(context.Context, string) (int, error) { return 1, nil }
+func (m *Memory) Beat(context.Context, string) (Pulse, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	p := Pulse{Replicas: 1}
+	for _, t := range m.teams {
+		if !t.hold.IsZero() {
+			p.Held++
+		}
+	}
+	return p, nil
+}

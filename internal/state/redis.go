@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
 	"strconv"
 	"sync/atomic"
@@ -28,6 +29,7 @@ type Redis struct {
 	circuit *gobreaker.TwoStepCircuitBreaker[any]
 	times   Times
 	prefix  string
+	observe func(ctx context.Context, step, failure string, d time.Duration)
 	ahead   atomic.Int64 // how far Redis's clock is ahead of ours, in milliseconds; 0 if it was not asked
 }
 
@@ -37,16 +39,24 @@ const (
 	circuitProbe    = 500 * time.Millisecond
 )
 
-// run asks Redis for a step. What ends something is tried whatever happened to
-// others before; the rest is not while Redis is known to be away.
-func (r *Redis) run(ctx context.Context, ends bool, s *redis.Script, keys []string, args ...any) *redis.Cmd {
+// run asks Redis for a step.
+func (r *Redis) run(ctx context.Context, s step, keys []string, args ...any) *redis.Cmd {
+	asked := time.Now()
+	cmd := r.ask(ctx, s, keys, args...)
+	if r.observe != nil {
+		r.observe(ctx, s.name, failureOf(cmd.Err()), time.Since(asked))
+	}
+	return cmd
+}
+
+func (r *Redis) ask(ctx context.Context, s step, keys []string, args ...any) *redis.Cmd {
 	tell, err := r.circuit.Allow()
-	if err != nil && !ends {
+	if err != nil && !s.ends {
 		cmd := redis.NewCmd(ctx)
 		cmd.SetErr(errAway)
 		return cmd
 	}
-	cmd := s.Run(ctx, r.client, keys, args...)
+	cmd := s.script.Run(ctx, r.client, keys, args...)
 	if tell != nil {
 		var said redis.Error
 		if err := cmd.Err(); err == nil || errors.As(err, &said) || ctx.Err() != nil {
@@ -56,6 +66,26 @@ func (r *Redis) run(ctx context.Context, ends bool, s *redis.Script, keys []stri
 		}
 	}
 	return cmd
+}
+
+// failureOf is a name for what went wrong.
+func failureOf(err error) string {
+	var said redis.Error
+	var network net.Error
+	switch {
+	case err == nil:
+		return ""
+	case errors.Is(err, errAway):
+		return "circuit_open"
+	case errors.As(err, &said):
+		return "refused"
+	case errors.Is(err, context.Canceled):
+		return "canceled"
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &network) && network.Timeout():
+		return "timeout"
+	default:
+		return "unreachable"
+	}
 }
 
 var errAway = errors.New("state: Redis did not answer lately, so it was not asked")
@@ -73,6 +103,9 @@ type RedisOptions struct {
 	// Prefix keeps several services in one Redis apart.
 	Prefix string
 	Times  Times
+	// Observe, if set, is told of every step that ended: its name, that of what went
+	// wrong, if anything, and how long it took.
+	Observe func(ctx context.Context, step, failure string, d time.Duration)
 }
 
 // Time-outs of one step. A call that has to wait longer than this for Redis is
@@ -110,7 +143,9 @@ func OpenRedis(o RedisOptions) (*Redis, error) {
 		Timeout:     circuitProbe,
 		ReadyToTrip: func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= circuitFailures },
 	})
-	return &Redis{client: redis.NewUniversalClient(u), circuit: circuit, times: o.Times, prefix: "{" + o.Prefix + "}:"}, nil
+	return &Redis{
+		client: redis.NewUniversalClient(u), circuit: circuit, times: o.Times, prefix: "{" + o.Prefix + "}:", observe: o.Observe,
+	}, nil
 }
 
 // silent keeps the library from writing to standard error: what it has to say is
@@ -191,15 +226,23 @@ var pauseText string
 //go:embed lua/beat.lua
 var beatText string
 
+// step is what Redis does at once. What ends something is tried whatever happened to
+// others before; the rest is not while Redis is known to be away.
+type step struct {
+	name   string
+	script *redis.Script
+	ends   bool
+}
+
 var (
-	beginScript   = redis.NewScript(clock + beginText)
-	endScript     = redis.NewScript(clock + endText)
-	renewScript   = redis.NewScript(clock + renewText)
-	claimScript   = redis.NewScript(clock + claimText)
-	dueScript     = redis.NewScript(clock + dueText)
-	reserveScript = redis.NewScript(clock + reserveText)
-	pauseScript   = redis.NewScript(clock + pauseText)
-	beatScript    = redis.NewScript(clock + beatText)
+	begin   = step{"begin", redis.NewScript(clock + beginText), false}
+	end     = step{"end", redis.NewScript(clock + endText), true}
+	renew   = step{"renew", redis.NewScript(clock + renewText), true}
+	claim   = step{"claim", redis.NewScript(clock + claimText), false}
+	due     = step{"due", redis.NewScript(clock + dueText), false}
+	reserve = step{"reserve", redis.NewScript(clock + reserveText), false}
+	pause   = step{"pause", redis.NewScript(clock + pauseText), false}
+	beat    = step{"beat", redis.NewScript(clock + beatText), false}
 )
 
 func (r *Redis) team(name string) string    { return r.prefix + "team:" + name }
@@ -208,6 +251,7 @@ func (r *Redis) answer(key string) string   { return r.prefix + "answer:" + key 
 func (r *Redis) bucket(name string) string  { return r.prefix + "budget:" + name }
 func (r *Redis) ended(holder string) string { return r.prefix + "ended:" + holder }
 func (r *Redis) unsettled() string          { return r.prefix + "unsettled" }
+func (r *Redis) held() string               { return r.prefix + "held" }
 func (r *Redis) replicas() string           { return r.prefix + "replicas" }
 
 // Lease is of Store.
@@ -228,7 +272,7 @@ func (r *Redis) Begin(ctx context.Context, a Ask) (Answer, error) {
 	if key != "" {
 		params = a.Params
 	}
-	reply, err := words(r.run(ctx, false, beginScript,
+	reply, err := words(r.run(ctx, begin,
 		[]string{r.team(a.Change.Team), r.record(key), r.answer(key), r.unsettled(), r.bucket(a.Slot.Bucket)},
 		a.Change.Team, a.Holder, r.times.lease().Milliseconds(), r.times.Hold.Milliseconds(), change, params,
 		r.times.Tombstone.Milliseconds(), a.Slot.Interval.Microseconds(), a.Slot.Burst.Microseconds(), a.Slot.MaxWait.Microseconds(),
@@ -324,7 +368,7 @@ func (r *Redis) Renew(ctx context.Context, t Turn) error { return r.renew(ctx, t
 func (r *Redis) Redo(ctx context.Context, t Turn, known string) error { return r.renew(ctx, t, known) }
 
 func (r *Redis) renew(ctx context.Context, t Turn, known string) error {
-	return fenced(r.run(ctx, true, renewScript, []string{r.team(t.Team), r.unsettled()},
+	return fenced(r.run(ctx, renew, []string{r.team(t.Team), r.unsettled()},
 		t.Team, t.Holder, t.Epoch, r.times.lease().Milliseconds(), known))
 }
 
@@ -348,8 +392,8 @@ func (r *Redis) End(ctx context.Context, t Turn, e End) error {
 	if e.Unknown {
 		unknown = "1"
 	}
-	return fenced(r.run(ctx, true, endScript,
-		[]string{r.team(t.Team), r.record(t.record), r.answer(t.record), r.unsettled(), r.ended(t.Holder)},
+	return fenced(r.run(ctx, end,
+		[]string{r.team(t.Team), r.record(t.record), r.answer(t.record), r.unsettled(), r.ended(t.Holder), r.held()},
 		t.Team, t.Holder, t.Epoch, unknown, r.times.Hold.Milliseconds(), r.times.check().Milliseconds(), e.Known, string(fate),
 		e.Recorded.Answer, r.times.Answer.Milliseconds(), e.Recorded.Token, e.Recorded.Failure, r.times.Tombstone.Milliseconds(),
 	))
@@ -357,17 +401,17 @@ func (r *Redis) End(ctx context.Context, t Turn, e End) error {
 
 // Due is of Store.
 func (r *Redis) Due(ctx context.Context) ([]string, error) {
-	due, err := r.run(ctx, false, dueScript, []string{r.unsettled()}, maxDue).StringSlice()
+	teams, err := r.run(ctx, due, []string{r.unsettled()}, maxDue).StringSlice()
 	if err != nil {
 		return nil, fmt.Errorf("state: %w", err)
 	}
-	return due, nil
+	return teams, nil
 }
 
 // Claim is of Store.
 func (r *Redis) Claim(ctx context.Context, team, holder string) (Unsettled, bool, error) {
 	asked := time.Now()
-	reply, err := words(r.run(ctx, false, claimScript, []string{r.team(team), r.unsettled()},
+	reply, err := words(r.run(ctx, claim, []string{r.team(team), r.unsettled()},
 		team, holder, r.times.lease().Milliseconds(), r.times.Hold.Milliseconds()))
 	if err != nil || reply.word(0) == "" {
 		return Unsettled{}, false, err
@@ -381,7 +425,7 @@ func (r *Redis) Reserve(ctx context.Context, s Slot) (time.Duration, error) {
 	if s.Interval == 0 {
 		return 0, nil
 	}
-	wait, err := r.run(ctx, false, reserveScript, []string{r.bucket(s.Bucket)},
+	wait, err := r.run(ctx, reserve, []string{r.bucket(s.Bucket)},
 		s.Interval.Microseconds(), s.Burst.Microseconds(), s.MaxWait.Microseconds()).Int64()
 	if err != nil {
 		return 0, fmt.Errorf("state: %w", err)
@@ -391,18 +435,18 @@ func (r *Redis) Reserve(ctx context.Context, s Slot) (time.Duration, error) {
 
 // Pause is of Store.
 func (r *Redis) Pause(ctx context.Context, s Slot, d time.Duration) error {
-	if err := r.run(ctx, false, pauseScript, []string{r.bucket(s.Bucket)}, (d + s.Burst).Microseconds()).Err(); err != nil {
+	if err := r.run(ctx, pause, []string{r.bucket(s.Bucket)}, (d + s.Burst).Microseconds()).Err(); err != nil {
 		return fmt.Errorf("state: %w", err)
 	}
 	return nil
 }
 
 // Beat is of Store.
-func (r *Redis) Beat(ctx context.Context, replica string) (int, error) {
-	reply, err := words(r.run(ctx, false, beatScript, []string{r.replicas()}, replica, beatLife.Milliseconds()))
+func (r *Redis) Beat(ctx context.Context, replica string) (Pulse, error) {
+	reply, err := words(r.run(ctx, beat, []string{r.replicas(), r.held()}, replica, beatLife.Milliseconds()))
 	if err != nil {
-		return 0, err
+		return Pulse{}, err
 	}
 	r.ahead.Store(cmp.Or(reply.number(1)-time.Now().UnixMilli(), 1))
-	return int(reply.number(0)), nil
+	return Pulse{Replicas: int(reply.number(0)), Held: int(reply.number(2))}, nil
 }

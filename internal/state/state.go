@@ -30,11 +30,17 @@ type Store interface {
 	Reserve(ctx context.Context, s Slot) (wait time.Duration, err error)
 	// Pause keeps the budget of s from being used for a time.
 	Pause(ctx context.Context, s Slot, d time.Duration) error
-	// Beat says that a replica lives, and returns how many do.
-	Beat(ctx context.Context, replica string) (replicas int, err error)
+	// Beat says that a replica lives, and returns what there is to know of all.
+	Beat(ctx context.Context, replica string) (Pulse, error)
 	// Lease is how long a turn lasts that is not renewed; 0 for ever.
 	Lease() time.Duration
 	Close() error
+}
+
+// Pulse is what is known of all replicas together.
+type Pulse struct {
+	Replicas int // that live
+	Held     int // teams that are held back, since an outcome is unknown
 }
 
 // ErrFenced says that a turn has ended, and that another may have begun.

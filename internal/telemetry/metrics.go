@@ -1,80 +1,144 @@
 package telemetry
 
 import (
+	"context"
 	"net/http"
-	"runtime"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+	"google.golang.org/genproto/googleapis/rpc/code"
 	"google.golang.org/grpc/codes"
 )
 
 // buckets reach from a call refused at once to the longest that is allowed.
 var buckets = []float64{.001, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60}
 
-// Metrics are the program's own and the Go runtime's.
+// Metrics are what the program counts.
 type Metrics struct {
 	registry *prometheus.Registry
-	rpc      observers[rpcLabels]
-	upstream observers[upstreamLabels]
-	reloads  *prometheus.CounterVec
-	audit    prometheus.Gauge
-	refused  prometheus.Counter
+	meter    metric.Meter
+	failed   error // the first instrument that could not be made
+
+	rpc      durations[rpcLabels]
+	upstream durations[UpstreamLabels]
+	store    durations[storeLabels]
+	wait     durations[string]
+	failures counts[failureLabels]
+	replays  counts[string]
+	redrives counts[string]
+	settled  counts[string]
+	reloads  counts[reloadLabels]
+	audit    metric.Int64Gauge
+	state    metric.Int64Gauge
+	diverted metric.Int64Counter
+	refused  metric.Int64Counter
 }
 
-type rpcLabels struct {
-	method string
-	code   codes.Code
-}
-
-type upstreamLabels struct{ operation, result string }
-
-// NewMetrics returns metrics of a program of this version.
-func NewMetrics(version string) *Metrics {
-	rpc := prometheus.NewHistogramVec(prometheus.HistogramOpts{
-		Name: MetricRPC, Help: "Duration of calls, by method and gRPC status code.", Buckets: buckets,
-	}, []string{"method", "code"})
-	upstream := prometheus.NewHistogramVec(prometheus.HistogramOpts{
-		Name: MetricUpstream, Help: "Duration of requests to the upstream, by operation and result.", Buckets: buckets,
-	}, []string{"operation", "result"})
-	reloads := prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: MetricReloads, Help: "Changed files of settings, by what became of them: a failed one leaves the last good one in use.",
-	}, []string{"setting", "result"})
-	audit := prometheus.NewGauge(prometheus.GaugeOpts{
-		Name: MetricAudit, Help: "1 while the audit log can be written: while it can't, calls are refused.",
-	})
-	audit.Set(1)
-	refused := prometheus.NewCounter(prometheus.CounterOpts{
-		Name: MetricRefused, Help: "Connections that were closed because there were too many.",
-	})
-	build := prometheus.NewGauge(prometheus.GaugeOpts{
-		Name: MetricBuild, Help: "1, labelled with what this program was built from.",
-		ConstLabels: prometheus.Labels{"version": version, "go": runtime.Version()},
-	})
-	build.Set(1)
-
-	m := &Metrics{registry: prometheus.NewRegistry(), reloads: reloads, audit: audit, refused: refused}
-	m.rpc.find = func(l rpcLabels) prometheus.Observer { return rpc.WithLabelValues(l.method, l.code.String()) }
-	m.upstream.find = func(l upstreamLabels) prometheus.Observer {
-		return upstream.WithLabelValues(l.operation, l.result)
+type (
+	rpcLabels struct {
+		method string
+		code   codes.Code
 	}
-	m.registry.MustRegister(rpc, upstream, reloads, audit, refused, build,
-		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	return m
+	storeLabels   struct{ step, failure string }
+	failureLabels struct{ method, reason, outcome string }
+	reloadLabels  struct{ setting, result string }
+)
+
+// UpstreamLabels are what a request to the upstream is counted by.
+type UpstreamLabels struct {
+	Method, Template string // GET, and its path with the ids' names
+	Status           int    // 0 without an answer
+	Failure          string // empty if it went well
+	Address          string // of the upstream
+	Port             int
 }
 
-// RPC counts a call that has ended.
-func (m *Metrics) RPC(method string, code codes.Code, d time.Duration) {
-	m.rpc.of(rpcLabels{method, code}).Observe(d.Seconds())
+func newMetrics(meter metric.Meter, registry *prometheus.Registry) (*Metrics, error) {
+	m := &Metrics{registry: registry, meter: meter}
+	m.rpc = durations[rpcLabels]{m.histogram(rpcDuration), known[rpcLabels]{of: func(l rpcLabels) []attribute.KeyValue {
+		set := []attribute.KeyValue{
+			attribute.String(labelSystem, "grpc"), attribute.String(labelMethod, l.method), attribute.String(labelCode, code.Code(l.code).String()),
+		}
+		if l.code != codes.OK {
+			set = append(set, attribute.String(labelError, code.Code(l.code).String()))
+		}
+		return set
+	}}}
+	m.upstream = durations[UpstreamLabels]{m.histogram(httpDuration), known[UpstreamLabels]{of: func(l UpstreamLabels) []attribute.KeyValue {
+		set := []attribute.KeyValue{
+			attribute.String(labelHTTPMethod, l.Method), attribute.String(labelTemplate, l.Template),
+			attribute.String(labelAddress, l.Address), attribute.Int(labelPort, l.Port),
+		}
+		if l.Status != 0 {
+			set = append(set, attribute.Int(labelHTTPStatus, l.Status))
+		}
+		return withError(set, l.Failure)
+	}}}
+	m.store = durations[storeLabels]{m.histogram(storeDuration), known[storeLabels]{of: func(l storeLabels) []attribute.KeyValue {
+		return withError([]attribute.KeyValue{attribute.String(labelDBSystem, "redis"), attribute.String(labelDBStep, l.step)}, l.failure)
+	}}}
+	m.wait = durations[string]{m.histogram(budgetWait), labelled(labelKind)}
+	m.failures = counts[failureLabels]{m.counter(failures), known[failureLabels]{of: func(l failureLabels) []attribute.KeyValue {
+		return []attribute.KeyValue{
+			attribute.String(labelMethod, l.method), attribute.String(labelReason, l.reason), attribute.String(labelOutcome, l.outcome),
+		}
+	}}}
+	m.replays = counts[string]{m.counter(replays), labelled(labelKind)}
+	m.redrives = counts[string]{m.counter(redrives), labelled(labelKind)}
+	m.settled = counts[string]{m.counter(settled), labelled(labelOutcome)}
+	m.reloads = counts[reloadLabels]{m.counter(reloads), known[reloadLabels]{of: func(l reloadLabels) []attribute.KeyValue {
+		return []attribute.KeyValue{attribute.String(labelSetting, l.setting), attribute.String(labelResult, l.result)}
+	}}}
+	m.audit, m.state = m.gauge(auditWorking), m.gauge(stateWorking)
+	m.diverted, m.refused = m.counter(auditLost), m.counter(connectionsRefused)
+	m.Audit(true)
+	m.State(true)
+	m.diverted.Add(context.Background(), 0)
+	m.refused.Add(context.Background(), 0)
+	return m, m.failed
+}
+
+// RPC counts a call that has ended. method is its full name, without a slash in front.
+func (m *Metrics) RPC(ctx context.Context, method string, code codes.Code, d time.Duration) {
+	m.rpc.record(ctx, rpcLabels{method, code}, d)
+}
+
+// Failed counts a call that failed, by what its caller is told.
+func (m *Metrics) Failed(ctx context.Context, method, reason, outcome string) {
+	m.failures.add(ctx, failureLabels{method, reason, outcome})
 }
 
 // Upstream counts a request to the upstream that has ended.
-func (m *Metrics) Upstream(operation, result string, d time.Duration) {
-	m.upstream.of(upstreamLabels{operation, result}).Observe(d.Seconds())
+func (m *Metrics) Upstream(ctx context.Context, l UpstreamLabels, d time.Duration) {
+	m.upstream.record(ctx, l, d)
 }
+
+// Waited counts a request to the upstream that waited for room in the budget.
+func (m *Metrics) Waited(ctx context.Context, changes bool, d time.Duration) {
+	kind := "read"
+	if changes {
+		kind = "change"
+	}
+	m.wait.record(ctx, kind, d)
+}
+
+// Step counts a step in Redis; failure is empty if it went well.
+func (m *Metrics) Step(ctx context.Context, step, failure string, d time.Duration) {
+	m.store.record(ctx, storeLabels{step, failure}, d)
+}
+
+// Replayed counts a call that found the record of its request id.
+func (m *Metrics) Replayed(ctx context.Context, kind string) { m.replays.add(ctx, kind) }
+
+// Redriven counts one more request for the same call, of a method.
+func (m *Metrics) Redriven(ctx context.Context, method string) { m.redrives.add(ctx, method) }
+
+// Settled counts a change whose outcome is known by now.
+func (m *Metrics) Settled(ctx context.Context, outcome string) { m.settled.add(ctx, outcome) }
 
 // Reload counts a change of the files of a setting.
 func (m *Metrics) Reload(setting string, ok bool) {
@@ -82,38 +146,140 @@ func (m *Metrics) Reload(setting string, ok bool) {
 	if !ok {
 		result = "failed"
 	}
-	m.reloads.WithLabelValues(setting, result).Inc()
+	m.reloads.add(context.Background(), reloadLabels{setting, result})
 }
 
 // Audit tells whether the audit log can be written.
-func (m *Metrics) Audit(working bool) {
-	if working {
-		m.audit.Set(1)
-		return
-	}
-	m.audit.Set(0)
-}
+func (m *Metrics) Audit(working bool) { m.audit.Record(context.Background(), one(working)) }
+
+// AuditDiverted counts a line that went to standard error instead.
+func (m *Metrics) AuditDiverted() { m.diverted.Add(context.Background(), 1) }
+
+// State tells whether the state store answers.
+func (m *Metrics) State(working bool) { m.state.Record(context.Background(), one(working)) }
 
 // ConnectionRefused counts a connection that was closed because there were too many.
-func (m *Metrics) ConnectionRefused() { m.refused.Inc() }
+func (m *Metrics) ConnectionRefused() { m.refused.Add(context.Background(), 1) }
 
-// Handler serves the metrics.
+// Present is what is asked for whenever somebody looks at the metrics.
+type Present struct {
+	TeamsHeld, Replicas func() int
+	Rate                func() float64
+	Waiting             func() int
+	Pause               func() time.Duration
+	CircuitOpen         func() bool
+}
+
+// Watch has the gauges show p from now on.
+func (m *Metrics) Watch(p Present) error {
+	m.observe(teamsHeld, func() float64 { return float64(p.TeamsHeld()) })
+	m.observe(replicas, func() float64 { return float64(p.Replicas()) })
+	m.observe(budgetRate, p.Rate)
+	m.observe(budgetQueue, func() float64 { return float64(p.Waiting()) })
+	m.observe(paused, func() float64 { return p.Pause().Seconds() })
+	m.observe(circuitOpen, func() float64 { return float64(one(p.CircuitOpen())) })
+	return m.failed
+}
+
+// File shows since when the files of a setting are what they are.
+func (m *Metrics) File(setting string, since func() time.Time) {
+	m.observe(fileAge, func() float64 { return time.Since(since()).Seconds() }, attribute.String(labelSetting, setting))
+}
+
+// Certificate shows until when the certificate of a setting is valid.
+func (m *Metrics) Certificate(setting string, until func() time.Time) {
+	m.observe(certificateLeft, func() float64 { return time.Until(until()).Seconds() }, attribute.String(labelSetting, setting))
+}
+
+// Handler serves the metrics to Prometheus.
 func (m *Metrics) Handler() http.Handler {
 	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{Registry: m.registry})
 }
 
-// observers keeps what a vector found, which costs as much as all the rest of
-// an observation. Labels come from small sets only.
-type observers[L comparable] struct {
-	find  func(L) prometheus.Observer
-	known sync.Map // of L to prometheus.Observer
+func (m *Metrics) histogram(i Instrument) metric.Float64Histogram {
+	h, err := m.meter.Float64Histogram(i.Name,
+		metric.WithUnit(i.Unit), metric.WithDescription(i.Help), metric.WithExplicitBucketBoundaries(buckets...))
+	m.note(err)
+	return h
 }
 
-func (o *observers[L]) of(labels L) prometheus.Observer {
-	if found, ok := o.known.Load(labels); ok {
-		return found.(prometheus.Observer)
+func (m *Metrics) counter(i Instrument) metric.Int64Counter {
+	c, err := m.meter.Int64Counter(i.Name, metric.WithUnit(i.Unit), metric.WithDescription(i.Help))
+	m.note(err)
+	return c
+}
+
+func (m *Metrics) gauge(i Instrument) metric.Int64Gauge {
+	g, err := m.meter.Int64Gauge(i.Name, metric.WithUnit(i.Unit), metric.WithDescription(i.Help))
+	m.note(err)
+	return g
+}
+
+func (m *Metrics) observe(i Instrument, read func() float64, labels ...attribute.KeyValue) {
+	set := metric.WithAttributes(labels...)
+	_, err := m.meter.Float64ObservableGauge(i.Name, metric.WithUnit(i.Unit), metric.WithDescription(i.Help),
+		metric.WithFloat64Callback(func(_ context.Context, o metric.Float64Observer) error {
+			o.Observe(read(), set)
+			return nil
+		}))
+	m.note(err)
+}
+
+func (m *Metrics) note(err error) {
+	if m.failed == nil {
+		m.failed = err
 	}
-	found := o.find(labels)
-	o.known.Store(labels, found)
-	return found
+}
+
+// durations and counts are instruments whose labels are few.
+type durations[L comparable] struct {
+	histogram metric.Float64Histogram
+	labels    known[L]
+}
+
+func (d *durations[L]) record(ctx context.Context, labels L, took time.Duration) {
+	d.histogram.Record(ctx, took.Seconds(), d.labels.option(labels))
+}
+
+type counts[L comparable] struct {
+	counter metric.Int64Counter
+	labels  known[L]
+}
+
+func (c *counts[L]) add(ctx context.Context, labels L) {
+	c.counter.Add(ctx, 1, c.labels.option(labels))
+}
+
+// known keeps sets of labels: to make one costs more than all the rest of a
+// measurement. They are few, since all labels are of small sets.
+type known[L comparable] struct {
+	of   func(L) []attribute.KeyValue
+	sets sync.Map // of L to metric.MeasurementOption
+}
+
+func (k *known[L]) option(labels L) metric.MeasurementOption {
+	if found, ok := k.sets.Load(labels); ok {
+		return found.(metric.MeasurementOption)
+	}
+	made := metric.WithAttributeSet(attribute.NewSet(k.of(labels)...))
+	k.sets.Store(labels, made)
+	return made
+}
+
+func labelled(label string) known[string] {
+	return known[string]{of: func(value string) []attribute.KeyValue { return []attribute.KeyValue{attribute.String(label, value)} }}
+}
+
+func withError(set []attribute.KeyValue, failure string) []attribute.KeyValue {
+	if failure == "" {
+		return set
+	}
+	return append(set, attribute.String(labelError, failure))
+}
+
+func one(yes bool) int64 {
+	if yes {
+		return 1
+	}
+	return 0
 }

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/sony/gobreaker/v2"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/teamtoken/teamtoken/internal/requestid"
 	"github.com/teamtoken/teamtoken/internal/secret"
@@ -41,6 +42,8 @@ type Options struct {
 	Observe func(context.Context, Attempt)
 	// Pacer, if set, says when each request may be sent.
 	Pacer Pacer
+	// Tracer, if set, makes a span of each request, which the upstream is told of.
+	Tracer trace.Tracer
 }
 
 // Pacer keeps requests within what the upstream takes.
@@ -72,8 +75,10 @@ type Credential interface {
 
 // Attempt is one request to the upstream, when it has ended.
 type Attempt struct {
-	Operation string        // what was asked for, `generate` for example
-	Result    string        // `ok`, or the name of a Kind
+	Method    string
+	Template  string        // its path, with the ids' names in their place
+	Status    int           // 0 where there was no answer
+	Failure   string        // the name of a Kind; empty if it went well
 	RequestID string        // the upstream's id of it, if it gave a well-formed one
 	Duration  time.Duration // from before the connection to after the answer
 }
@@ -99,6 +104,10 @@ func New(o Options) (*Client, error) {
 	}
 	return &Client{options: o, base: url.URL{Scheme: base.Scheme, Host: base.Host}, circuit: newCircuit()}, nil
 }
+
+// CircuitOpen reports whether the upstream is not asked at present, since it could
+// not be reached several times in a row.
+func (c *Client) CircuitOpen() bool { return c.circuit.State() == gobreaker.StateOpen }
 
 // Life is for how long changes may be made that go on without their caller.
 type Life interface {
@@ -134,7 +143,7 @@ func CredentialFrom(ctx context.Context) (secret.Text, bool) {
 // CreateToken makes the team's token, which revokes the one before, and returns
 // the only copy of its secret. A zero expiredAt leaves the expiry to the upstream.
 func (c *Client) CreateToken(ctx context.Context, team TeamID, expiredAt time.Time) (Token, secret.Text, error) {
-	return c.create(ctx, team, request{operation: "generate", path: teamPath(team), body: encodeRequest(nil, expiredAt)})
+	return c.create(ctx, team, request{template: teamTemplate, path: teamPath(team), body: encodeRequest(nil, expiredAt)})
 }
 
 // CreateNamedToken makes one more token of the team and returns the only copy of
@@ -143,7 +152,7 @@ func (c *Client) CreateNamedToken(
 	ctx context.Context, team TeamID, description string, expiredAt time.Time,
 ) (Token, secret.Text, error) {
 	return c.create(ctx, team, request{
-		operation: "create_named", path: teamPath(team) + "s", body: encodeRequest(&description, expiredAt), optional: true,
+		template: teamTemplate + "s", path: teamPath(team) + "s", body: encodeRequest(&description, expiredAt), optional: true,
 	})
 }
 
@@ -175,12 +184,12 @@ func (c *Client) closeIdle() {
 
 // ReadToken describes the team's token.
 func (c *Client) ReadToken(ctx context.Context, team TeamID) (Token, error) {
-	return c.read(ctx, request{operation: "read", path: teamPath(team)})
+	return c.read(ctx, request{template: teamTemplate, path: teamPath(team)})
 }
 
 // ReadTokenByID describes any token: its TeamID is empty if it is not a team's.
 func (c *Client) ReadTokenByID(ctx context.Context, id TokenID) (Token, error) {
-	return c.read(ctx, request{operation: "read_by_id", path: tokenPath(id), optional: true})
+	return c.read(ctx, request{template: tokenTemplate, path: tokenPath(id), optional: true})
 }
 
 func (c *Client) read(ctx context.Context, r request) (Token, error) {
@@ -199,14 +208,14 @@ func (c *Client) read(ctx context.Context, r request) (Token, error) {
 
 // DeleteToken revokes the team's token.
 func (c *Client) DeleteToken(ctx context.Context, team TeamID) error {
-	_, err := c.call(ctx, request{operation: "delete", method: http.MethodDelete, path: teamPath(team), mutates: true})
+	_, err := c.call(ctx, request{template: teamTemplate, method: http.MethodDelete, path: teamPath(team), mutates: true})
 	return err
 }
 
 // DeleteTokenByID revokes any token, be it a team's or not.
 func (c *Client) DeleteTokenByID(ctx context.Context, id TokenID) error {
 	_, err := c.call(ctx, request{
-		operation: "delete_by_id", method: http.MethodDelete, path: tokenPath(id), mutates: true, optional: true,
+		template: tokenTemplate, method: http.MethodDelete, path: tokenPath(id), mutates: true, optional: true,
 	})
 	return err
 }
@@ -232,8 +241,8 @@ func (c *Client) ListTokens(ctx context.Context, organization Organization, l Li
 		query.Set("filter[expiry_status]", strings.Join(l.ExpiryStatus, ","))
 	}
 	answer, err := c.call(ctx, request{
-		operation: "list", method: http.MethodGet, path: "/api/v2/organizations/" + organization.name + "/team-tokens",
-		query: query.Encode(), optional: true, limit: maxListBody,
+		template: "/api/v2/organizations/{organization}/team-tokens", method: http.MethodGet,
+		path: "/api/v2/organizations/" + organization.name + "/team-tokens", query: query.Encode(), optional: true, limit: maxListBody,
 	})
 	if err != nil {
 		return Page{}, err
@@ -250,7 +259,7 @@ func (c *Client) ListTokens(ctx context.Context, organization Organization, l Li
 // hundred of them: who has more names them.
 func (c *Client) ListOrganizations(ctx context.Context) ([]Organization, error) {
 	answer, err := c.call(ctx, request{
-		operation: "list_organizations", method: http.MethodGet, path: "/api/v2/organizations", query: "page%5Bsize%5D=100",
+		template: organizationsPath, method: http.MethodGet, path: organizationsPath, query: "page%5Bsize%5D=100",
 		optional: true, limit: maxListBody,
 	})
 	if err != nil {
@@ -265,20 +274,28 @@ func (c *Client) ListOrganizations(ctx context.Context) ([]Organization, error) 
 
 // Ping asks for nothing, which shows how many requests the upstream takes.
 func (c *Client) Ping(ctx context.Context) error {
-	_, err := c.call(ctx, request{operation: "ping", method: http.MethodGet, path: "/api/v2/ping"})
+	_, err := c.call(ctx, request{template: pingPath, method: http.MethodGet, path: pingPath})
 	return err
 }
+
+// The paths, as metrics and traces have them: with the names of the ids.
+const (
+	teamTemplate      = "/api/v2/teams/{team_id}/authentication-token"
+	tokenTemplate     = "/api/v2/authentication-tokens/{token_id}"
+	organizationsPath = "/api/v2/organizations"
+	pingPath          = "/api/v2/ping"
+)
 
 func teamPath(team TeamID) string { return "/api/v2/teams/" + team.id + "/authentication-token" }
 func tokenPath(id TokenID) string { return "/api/v2/authentication-tokens/" + id.id }
 
 // request is one call, before it is sent any number of times.
 type request struct {
-	operation, method, path, query string
-	body                           []byte
-	mutates                        bool
-	optional                       bool  // not every upstream has the endpoint
-	limit                          int64 // bytes of the answer; 0 for a token's
+	method, template, path, query string
+	body                          []byte
+	mutates                       bool
+	optional                      bool  // not every upstream has the endpoint
+	limit                         int64 // bytes of the answer; 0 for a token's
 }
 
 // answer is a 2xx.
@@ -308,7 +325,7 @@ func (c *Client) call(ctx context.Context, r request) (answer, error) {
 	refreshed := false
 	for sent := 1; ; sent++ {
 		used := c.credential(ctx)
-		a, err := c.attempt(ctx, r, used)
+		a, err := c.attempt(ctx, r, used, sent)
 		if err == nil {
 			return a, nil
 		}
@@ -376,9 +393,9 @@ func jitter(wait time.Duration) time.Duration {
 	return rand.N(wait/10 + time.Millisecond) //nolint:gosec // no secret depends on it
 }
 
-// attempt sends r once, when it may be.
-func (c *Client) attempt(ctx context.Context, r request, credential secret.Text) (answer, *Error) {
-	if c.circuit.State() == gobreaker.StateOpen {
+// attempt sends r once, when it may be, for the n-th time.
+func (c *Client) attempt(ctx context.Context, r request, credential secret.Text, n int) (answer, *Error) {
+	if c.CircuitOpen() {
 		return answer{}, &Error{Kind: Unreachable, Cause: errOpen}
 	}
 	if err := c.options.Pacer.Permit(ctx, r.mutates); err != nil {
@@ -388,6 +405,7 @@ func (c *Client) attempt(ctx context.Context, r request, credential secret.Text)
 	if open != nil {
 		return answer{}, &Error{Kind: Unreachable, Cause: errOpen}
 	}
+	ctx, span := c.span(ctx, r, n)
 	start := time.Now()
 	a, err := c.exchange(ctx, r, credential)
 	switch {
@@ -398,11 +416,12 @@ func (c *Client) attempt(ctx context.Context, r request, credential secret.Text)
 	default:
 		tell(err)
 	}
-	ended := Attempt{Operation: r.operation, Result: "ok", RequestID: a.requestID, Duration: time.Since(start)}
+	ended := Attempt{Method: r.method, Template: r.template, Status: a.status, RequestID: a.requestID, Duration: time.Since(start)}
 	if err != nil {
-		ended.Result, ended.RequestID = err.Kind.String(), err.RequestID
+		ended.Failure, ended.Status, ended.RequestID = err.Kind.String(), err.Status, err.RequestID
 	}
 	c.options.Observe(ctx, ended)
+	endSpan(span, ended)
 	return a, err
 }
 
@@ -524,6 +543,9 @@ func (c *Client) httpRequest(ctx context.Context, r request, credential secret.T
 	req.Header["User-Agent"] = []string{c.options.UserAgent}
 	if id := requestid.FromContext(ctx); id != "" {
 		req.Header["X-Request-Id"] = []string{id}
+	}
+	if c.options.Tracer != nil {
+		tell(ctx, req.Header)
 	}
 	return req
 }

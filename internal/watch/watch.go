@@ -29,6 +29,8 @@ type Value[T any] struct {
 	changed func(error)
 	current atomic.Pointer[T]
 
+	since atomic.Int64 // in nanoseconds since the epoch
+
 	mu       sync.Mutex
 	contents [][]byte // as last seen, good or not
 	failure  string   // of the last attempt to read or load
@@ -41,7 +43,7 @@ func Files[T any](
 	ctx context.Context, paths []string, load func(contents [][]byte) (T, error), changed func(error),
 ) (*Value[T], error) {
 	v := &Value[T]{paths: paths, load: load, changed: changed}
-	contents, err := read(paths)
+	contents, since, err := read(paths)
 	if err != nil {
 		return nil, err
 	}
@@ -50,6 +52,7 @@ func Files[T any](
 		return nil, err
 	}
 	v.current.Store(&first)
+	v.since.Store(since.UnixNano())
 	v.contents = contents
 	go v.follow(ctx)
 	return v, nil
@@ -58,11 +61,15 @@ func Files[T any](
 // Get returns the last good value.
 func (v *Value[T]) Get() T { return *v.current.Load() }
 
+// Since is when the newest file of the last good value was written, by its own time
+// of change.
+func (v *Value[T]) Since() time.Time { return time.Unix(0, v.since.Load()) }
+
 // Refresh looks now, and reports whether the value is another than before.
 func (v *Value[T]) Refresh() bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	contents, err := read(v.paths)
+	contents, since, err := read(v.paths)
 	if err != nil {
 		v.contents = nil
 		v.failed(err)
@@ -79,6 +86,7 @@ func (v *Value[T]) Refresh() bool {
 	}
 	v.failure = ""
 	v.current.Store(&next)
+	v.since.Store(since.UnixNano())
 	v.changed(nil)
 	return true
 }
@@ -104,23 +112,39 @@ func (v *Value[T]) follow(ctx context.Context) {
 	}
 }
 
-func read(paths []string) ([][]byte, error) {
-	contents := make([][]byte, len(paths))
+// read returns what files hold, and when the newest of them was written.
+func read(paths []string) (contents [][]byte, since time.Time, err error) {
+	contents = make([][]byte, len(paths))
 	for i, path := range paths {
-		f, err := os.Open(path)
-		if err != nil {
-			return nil, err
+		var written time.Time
+		if contents[i], written, err = readFile(path); err != nil {
+			return nil, time.Time{}, err
 		}
-		contents[i], err = io.ReadAll(io.LimitReader(f, maxSize+1))
-		_ = f.Close()
-		if err != nil {
-			return nil, err
-		}
-		if len(contents[i]) > maxSize {
-			return nil, fmt.Errorf("%s is larger than %d bytes", path, maxSize)
+		if written.After(since) {
+			since = written
 		}
 	}
-	return contents, nil
+	return contents, since, nil
+}
+
+func readFile(path string) ([]byte, time.Time, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	defer f.Close()
+	content, err := io.ReadAll(io.LimitReader(f, maxSize+1))
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	if len(content) > maxSize {
+		return nil, time.Time{}, fmt.Errorf("%s is larger than %d bytes", path, maxSize)
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	return content, info.ModTime(), nil
 }
 
 func equal(a, b [][]byte) bool {

@@ -1,5 +1,6 @@
--- KEYS: replicas; ARGV: replica, life (ms)
+-- KEYS: replicas, held; ARGV: replica, life (ms)
 redis.call('ZADD', KEYS[1], n(now), ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', n(now - ARGV[2]))
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
-return {n(redis.call('ZCARD', KEYS[1])), n(now)}
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', n(now - 60000)) -- of a team whose keys are gone
+return {n(redis.call('ZCARD', KEYS[1])), n(now), n(redis.call('ZCARD', KEYS[2]))}

@@ -1,7 +1,7 @@
--- KEYS: team, record, answer, unsettled, ended
+-- KEYS: team, record, answer, unsettled, ended, held
 -- ARGV: name, holder, epoch, unknown ('1'), hold, check (ms), known ('=' the same), fate ('' without record),
 --       answer, answer's life (ms), token, failure, tombstone (ms)
-local team, record, answer, unsettled, ended = unpack(KEYS)
+local team, record, answer, unsettled, ended, held = unpack(KEYS)
 local name, holder, epoch, unknown, hold, check, known, fate, sealed, life, token, failure, tombstone = unpack(ARGV)
 local m = redis.call('HMGET', team, 'holder', 'epoch', 'hold')
 if redis.call('GET', ended) == epoch then return 1 end -- the same word, said again
@@ -12,10 +12,12 @@ if unknown == '1' then
   if not m[3] then redis.call('HSET', team, 'hold', n(now + hold)) end
   redis.call('HSET', team, 'due', n(now + check))
   redis.call('ZADD', unsettled, n(now + check), name)
+  redis.call('ZADD', held, n(now + check), name)
   return 1
 end
 redis.call('HDEL', team, 'change', 'begun', 'record', 'hold', 'due')
 redis.call('ZREM', unsettled, name)
+redis.call('ZREM', held, name)
 if known == '' then
   redis.call('HDEL', team, 'known')
 elseif known ~= '=' then

@@ -116,6 +116,12 @@ const (
 	// ABORTED. The call was carried out before under this `request_id`, longer ago
 	// than its answer is kept. Use a new `request_id` for another token.
 	ErrorReason_ERROR_REASON_ANSWER_EXPIRED ErrorReason = 29
+	// FAILED_PRECONDITION. A proxy or a gRPC library sent this call before, as its
+	// headers `x-envoy-attempt-count` or `grpc-previous-rpc-attempts` say, and nothing
+	// in it tells the first time from the second: it may have been carried out then,
+	// and was not now. Look at the team's token, and call with a `request_id` or an
+	// `expected_token_id`, with which a call may be repeated.
+	ErrorReason_ERROR_REASON_RETRY_WITHOUT_REQUEST_ID ErrorReason = 30
 )
 
 // Enum value maps for ErrorReason.
@@ -151,6 +157,7 @@ var (
 		27: "ERROR_REASON_AUDIT_UNAVAILABLE",
 		28: "ERROR_REASON_STATE_STORE_UNAVAILABLE",
 		29: "ERROR_REASON_ANSWER_EXPIRED",
+		30: "ERROR_REASON_RETRY_WITHOUT_REQUEST_ID",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":                         0,
@@ -183,6 +190,7 @@ var (
 		"ERROR_REASON_AUDIT_UNAVAILABLE":                   27,
 		"ERROR_REASON_STATE_STORE_UNAVAILABLE":             28,
 		"ERROR_REASON_ANSWER_EXPIRED":                      29,
+		"ERROR_REASON_RETRY_WITHOUT_REQUEST_ID":            30,
 	}
 )
 
@@ -276,7 +284,7 @@ var File_teamtoken_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_teamtoken_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"\x1fteamtoken/v1/error_reason.proto\x12\fteamtoken.v1*\x8e\t\n" +
+	"\x1fteamtoken/v1/error_reason.proto\x12\fteamtoken.v1*\xb9\t\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aERROR_REASON_INVALID_FIELD\x10\x01\x12'\n" +
@@ -308,7 +316,8 @@ const file_teamtoken_v1_error_reason_proto_rawDesc = "" +
 	"\"ERROR_REASON_CALLER_QUOTA_EXCEEDED\x10\x1a\x12\"\n" +
 	"\x1eERROR_REASON_AUDIT_UNAVAILABLE\x10\x1b\x12(\n" +
 	"$ERROR_REASON_STATE_STORE_UNAVAILABLE\x10\x1c\x12\x1f\n" +
-	"\x1bERROR_REASON_ANSWER_EXPIRED\x10\x1d*q\n" +
+	"\x1bERROR_REASON_ANSWER_EXPIRED\x10\x1d\x12)\n" +
+	"%ERROR_REASON_RETRY_WITHOUT_REQUEST_ID\x10\x1e*q\n" +
 	"\aOutcome\x12\x17\n" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13OUTCOME_NOT_APPLIED\x10\x01\x12\x1f\n" +
