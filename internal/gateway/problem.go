@@ -152,9 +152,12 @@ func outcome(r *http.Request, o reason.Outcome) reason.Outcome {
 	return ""
 }
 
+// final is the header that keeps Envoy from sending a request again.
+const final = "x-envoy-ratelimited"
+
 // status answers what an RPC failed with.
 func (e errorWriter) status(
-	_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, r *http.Request, err error,
+	ctx context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, r *http.Request, err error,
 ) {
 	st := status.Convert(err)
 	d := reason.DetailsOf(st)
@@ -184,6 +187,9 @@ func (e errorWriter) status(
 	var ours bool
 	if p.status, ours = reason.HTTPStatus(d.Reason); !ours {
 		p.status, p.detail = runtime.HTTPStatusFromCode(st.Code()), ""
+	}
+	if md, ok := runtime.ServerMetadataFromContext(ctx); ok && len(md.HeaderMD.Get(final)) > 0 {
+		w.Header().Set(final, "true")
 	}
 	if d.RetryAfter > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(d.RetryAfter.Seconds()))))

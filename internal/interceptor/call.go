@@ -90,15 +90,6 @@ func (k *call) asked(req any) {
 	}
 }
 
-// repeatable reports whether the request can be sent twice and be carried out once:
-// since it has a request id, names the token that it replaces, or deletes one by
-// its own id.
-func (k *call) repeatable() bool {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.record.IdempotencyKey != "" || k.record.ExpectedTokenID != "" || k.record.TokenID != ""
-}
-
 // may asks the policy, and returns the refusal if that says no.
 func (k *call) may() error {
 	k.mu.Lock()

@@ -108,7 +108,15 @@ func (c *Chain) Unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, 
 	from := presented(ctx)
 	ctx, k := c.begin(ctx, m, from)
 	resp, err := c.guarded(ctx, req, k, from, handler)
-	if err != nil {
+	md := metadata.MD{requestid.Header: {id}}
+	_ = grpc.SetTrailer(ctx, md) // these fail only if the stream is gone already
+	switch {
+	case err == nil:
+		_ = grpc.SetHeader(ctx, md)
+	case m.mutates && !repeatable(req):
+		_ = grpc.SetHeader(ctx, metadata.Join(md, final))
+		fallthrough
+	default:
 		err = c.failed(ctx, id, err)
 	}
 	took := time.Since(start)
@@ -131,8 +139,7 @@ func besides(fullMethod string) bool {
 	return strings.HasPrefix(fullMethod, "/grpc.health.v1.") || strings.HasPrefix(fullMethod, "/grpc.reflection.")
 }
 
-// named gives the call its request id, the caller's where that is
-// well-formed, and sends it back as header and trailer.
+// named gives the call its request id, the caller's where that is well-formed.
 func named(ctx context.Context) (context.Context, string) {
 	var id string
 	if sent := metadata.ValueFromIncomingContext(ctx, requestid.Header); len(sent) == 1 && requestid.Valid(sent[0]) {
@@ -140,9 +147,6 @@ func named(ctx context.Context) (context.Context, string) {
 	} else {
 		id = requestid.New()
 	}
-	md := metadata.MD{requestid.Header: {id}}
-	_ = grpc.SetHeader(ctx, md) // these fail only if the stream is gone already
-	_ = grpc.SetTrailer(ctx, md)
 	return requestid.NewContext(ctx, id), id
 }
 
@@ -187,7 +191,7 @@ func (c *Chain) guarded(
 	if err := k.may(); err != nil {
 		return nil, err
 	}
-	if m.mutates && repeated(ctx) && !k.repeatable() {
+	if m.mutates && repeated(ctx) && !repeatable(req) {
 		return nil, m.refused(teamtokenv1.ErrorReason_ERROR_REASON_RETRY_WITHOUT_REQUEST_ID)
 	}
 	if err := k.attempt(ctx); err != nil {

@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
@@ -410,8 +411,7 @@ func TestRequestID(t *testing.T) {
 				t.Error("the log does not have the id once, so it is not this call's alone")
 			}
 			for where, got := range map[string][]string{
-				"header": a.header.Get(requestid.Header), "trailer": a.trailer.Get(requestid.Header),
-				"details": {reason.DetailsOf(a.status).RequestID},
+				"trailer": a.trailer.Get(requestid.Header), "details": {reason.DetailsOf(a.status).RequestID},
 			} {
 				if len(got) != 1 || got[0] != id {
 					t.Errorf("%s: %q, want %q", where, got, id)
@@ -451,6 +451,57 @@ func TestPushback(t *testing.T) {
 				t.Errorf("pushback %q, want it: %v", got, row.want)
 			}
 		})
+	}
+}
+
+// A change that went wrong is sent again by nobody who does that by himself, if it has
+// nothing by which it can be told that it is the same: headers of its own keep gRPC's
+// libraries from it, and one of them Envoy. Any other call is left to them. One that
+// was sent before all the same is refused.
+func TestRepeated(t *testing.T) {
+	const refused = "RETRY_WITHOUT_REQUEST_ID"
+	for _, row := range []struct {
+		method  string
+		request proto.Message
+		again   bool
+	}{
+		{"GenerateToken", &teamtokenv1.GenerateTokenRequest{}, false},
+		{"GenerateToken", &teamtokenv1.GenerateTokenRequest{RequestId: "r"}, true},
+		{"GenerateToken", &teamtokenv1.GenerateTokenRequest{ExpectedTokenId: "at-1"}, true},
+		{"CreateNamedToken", &teamtokenv1.CreateNamedTokenRequest{}, false},
+		{"CreateNamedToken", &teamtokenv1.CreateNamedTokenRequest{RequestId: "r"}, true},
+		{"DeleteToken", &teamtokenv1.DeleteTokenRequest{AllowMissing: true}, false},
+		{"DeleteToken", &teamtokenv1.DeleteTokenRequest{ExpectedTokenId: "at-1"}, true},
+		{"DeleteTokenByID", &teamtokenv1.DeleteTokenByIDRequest{TokenId: "at-1"}, true},
+		{"GetToken", &teamtokenv1.GetTokenRequest{}, true},
+		{"GetTokenByID", &teamtokenv1.GetTokenByIDRequest{}, true},
+		{"ListTokens", &teamtokenv1.ListTokensRequest{}, true},
+	} {
+		for _, marker := range [][]string{
+			nil, {"x-envoy-attempt-count", "1"}, {"x-envoy-attempt-count", "2"}, {"x-envoy-attempt-count", "x"},
+			{"grpc-previous-rpc-attempts", "0"}, {"grpc-previous-rpc-attempts", "1"},
+		} {
+			t.Run(fmt.Sprintf("%s %v %v", row.method, row.request, marker), func(t *testing.T) {
+				reached := false
+				r := newRig(t, false, func(context.Context) error {
+					reached = true
+					return status.Error(codes.Unavailable, "not now")
+				})
+				var header metadata.MD
+				ctx := metadata.AppendToOutgoingContext(t.Context(), marker...)
+				err := r.conn.Invoke(ctx, fullName(row.method), row.request, &emptypb.Empty{}, grpc.Header(&header))
+				before := len(marker) > 0 && (marker[1] == "2" || marker[1] == "1" && marker[0] != "x-envoy-attempt-count")
+				switch d := reason.DetailsOf(status.Convert(err)); {
+				case before && !row.again && (reached || status.Code(err) != codes.FailedPrecondition || d.Reason != refused || d.Outcome != "not_applied"):
+					t.Errorf("it was repeated, and: %v", err)
+				case (!before || row.again) && (!reached || status.Code(err) != codes.Unavailable):
+					t.Errorf("it was not repeated, or may be, and: %v", err)
+				}
+				if final := len(header.Get("x-envoy-ratelimited")) > 0; final == row.again || row.again && len(header.Get("x-request-id")) > 0 {
+					t.Errorf("headers before the error: %v", header)
+				}
+			})
+		}
 	}
 }
 

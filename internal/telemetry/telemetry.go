@@ -2,6 +2,7 @@ package telemetry
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -43,7 +44,8 @@ func New(ctx context.Context, version string, log *slog.Logger) (*Telemetry, err
 		log.Warn("telemetry can't be exported", KeyError, err)
 	}))
 	about, err := resource.New(ctx,
-		resource.WithAttributes(semconv.ServiceName(ServiceName), semconv.ServiceVersion(version)),
+		resource.WithAttributes(semconv.ServiceName(ServiceName), semconv.ServiceVersion(version),
+			semconv.ServiceInstanceID(rand.Text())), // else the metrics of replicas are one
 		resource.WithTelemetrySDK(),
 		resource.WithFromEnv(), // after ours, which it replaces
 	)
