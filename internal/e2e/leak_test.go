@@ -1,8 +1,10 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"net/url"
@@ -27,37 +29,61 @@ func noSecretIn(t *testing.T, s settings, texts ...string) {
 	for _, m := range s.sim.Minted() {
 		secrets = append(secrets, m.Secret.Reveal())
 	}
+	wanted := newNeedles(secrets...)
 	for _, text := range texts {
-		for _, secret := range secrets {
-			if form := leaked(text, secret); form != "" {
-				t.Errorf("a secret was let out, %s", form)
-			}
+		if form := wanted.in(text); form != "" {
+			t.Errorf("a secret was let out, %s", form)
 		}
 	}
 }
 
 // leaked returns the form in which text holds secret, or a good part of it, and
 // "" if it does not.
-func leaked(text, secret string) string {
-	const part = 16 // no id or hash of ours shares so many characters with a secret by chance
-	for at := 0; at+part <= len(secret); at += part / 2 {
-		if strings.Contains(text, secret[at:at+part]) {
-			return "plain"
+func leaked(text, secret string) string { return newNeedles(secret).in(text) }
+
+// needles are all the forms of secrets that are looked for at once, by their first
+// eight bytes: there may be thousands of secrets and many megabytes to search.
+type needles struct {
+	exact, anyCase map[uint64][]needle
+}
+
+type needle struct{ form, text string }
+
+func newNeedles(secrets ...string) needles {
+	n := needles{exact: map[uint64][]needle{}, anyCase: map[uint64][]needle{}}
+	add := func(to map[uint64][]needle, form, text string) {
+		head := binary.LittleEndian.Uint64([]byte(text))
+		to[head] = append(to[head], needle{form, text})
+	}
+	for _, secret := range secrets {
+		const part = 16 // no id or hash of ours shares so many characters with a secret by chance
+		for at := 0; at+part <= len(secret); at += part / 2 {
+			add(n.exact, "plain", secret[at:at+part])
+		}
+		add(n.exact, "url", url.QueryEscape(secret))
+		add(n.anyCase, "hex", hex.EncodeToString([]byte(secret[:part])))
+		add(n.anyCase, "url", strings.ToLower(percent(secret[:part])))
+		// Base64 depends on how many bytes stand before: there are three alignments.
+		for skip := range 3 {
+			whole := secret[skip : skip+(len(secret)-skip)/3*3]
+			for _, e := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
+				add(n.exact, "base64", e.EncodeToString([]byte(whole))[:20])
+			}
 		}
 	}
-	lower := strings.ToLower(text)
-	if strings.Contains(lower, hex.EncodeToString([]byte(secret[:part]))) {
-		return "hex"
-	}
-	if strings.Contains(text, url.QueryEscape(secret)) || strings.Contains(lower, strings.ToLower(percent(secret[:part]))) {
-		return "url"
-	}
-	// Base64 depends on how many bytes stand before: there are three alignments.
-	for skip := range 3 {
-		whole := secret[skip : skip+(len(secret)-skip)/3*3]
-		for _, e := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
-			if strings.Contains(text, e.EncodeToString([]byte(whole))[:20]) {
-				return "base64"
+	return n
+}
+
+// in is the form of a secret that text holds, or "".
+func (n needles) in(text string) string {
+	return cmp.Or(find(n.exact, []byte(text)), find(n.anyCase, []byte(strings.ToLower(text))))
+}
+
+func find(wanted map[uint64][]needle, text []byte) string {
+	for i := 0; i+8 <= len(text); i++ {
+		for _, n := range wanted[binary.LittleEndian.Uint64(text[i:])] {
+			if len(text)-i >= len(n.text) && string(text[i:i+len(n.text)]) == n.text {
+				return n.form
 			}
 		}
 	}
