@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/base64"
-	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"net/url"
@@ -44,15 +43,15 @@ func leaked(text, secret string) string { return newNeedles(secret).in(text) }
 // needles are all the forms of secrets that are looked for at once, by their first
 // eight bytes: there may be thousands of secrets and many megabytes to search.
 type needles struct {
-	exact, anyCase map[uint64][]needle
+	exact, anyCase map[[8]byte][]needle
 }
 
 type needle struct{ form, text string }
 
 func newNeedles(secrets ...string) needles {
-	n := needles{exact: map[uint64][]needle{}, anyCase: map[uint64][]needle{}}
-	add := func(to map[uint64][]needle, form, text string) {
-		head := binary.LittleEndian.Uint64([]byte(text))
+	n := needles{exact: map[[8]byte][]needle{}, anyCase: map[[8]byte][]needle{}}
+	add := func(to map[[8]byte][]needle, form, text string) {
+		head := [8]byte([]byte(text)[:8])
 		to[head] = append(to[head], needle{form, text})
 	}
 	for _, secret := range secrets {
@@ -79,9 +78,9 @@ func (n needles) in(text string) string {
 	return cmp.Or(find(n.exact, []byte(text)), find(n.anyCase, []byte(strings.ToLower(text))))
 }
 
-func find(wanted map[uint64][]needle, text []byte) string {
+func find(wanted map[[8]byte][]needle, text []byte) string {
 	for i := 0; i+8 <= len(text); i++ {
-		for _, n := range wanted[binary.LittleEndian.Uint64(text[i:])] {
+		for _, n := range wanted[[8]byte(text[i:i+8])] {
 			if len(text)-i >= len(n.text) && string(text[i:i+len(n.text)]) == n.text {
 				return n.form
 			}
