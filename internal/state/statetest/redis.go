@@ -34,7 +34,7 @@ func Start(t testing.TB, lines ...string) *Redis {
 		}
 		t.Skip("needs redis-server: apt-get install redis-server")
 	}
-	r := &Redis{t: t, Port: freePort(t)}
+	r := &Redis{t: t, Port: FreePort(t)}
 	dir := t.TempDir()
 	lines = append([]string{
 		"port " + strconv.Itoa(r.Port), "bind 127.0.0.1", "dir " + dir, `save ""`, "daemonize no",
@@ -107,9 +107,9 @@ func (r *Redis) Hang() { _ = r.cmd.Process.Signal(syscall.SIGSTOP) }
 // Resume lets it go on.
 func (r *Redis) Resume() { _ = r.cmd.Process.Signal(syscall.SIGCONT) }
 
-// freePort is a port that nobody has just now, below those that connections are
+// FreePort is a port that nobody has just now, below those that connections are
 // given by themselves.
-func freePort(t testing.TB) int {
+func FreePort(t testing.TB) int {
 	t.Helper()
 	for range 100 {
 		port := 12000 + int(time.Now().UnixNano()/1000+int64(os.Getpid())*7919)%19000
