@@ -20,7 +20,7 @@ ifeq ($(BASE),$(shell git rev-parse -q HEAD 2>/dev/null))
 BASE = $(shell git rev-parse -q --verify HEAD^ 2>/dev/null)
 endif
 
-.PHONY: help run run-cluster build test test-long chaos soak generate generate-check lint vuln sbom fuzz bench
+.PHONY: help run run-cluster build image release test test-long chaos soak generate generate-check lint vuln sbom fuzz bench
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,8 +31,32 @@ run: build ## Run the service against a simulator of the upstream
 run-cluster: build ## Run two replicas that share a Redis, behind nginx, against one simulator
 	@go run ./internal/cluster
 
+BUILD = go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 build: ## Build bin/teamtoken-server
-	@go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/teamtoken-server ./cmd/server
+	@$(BUILD) -o bin/teamtoken-server ./cmd/server
+
+# What is given away is the same, bit for bit, wherever a commit is built with one version of Go.
+DIST      ?= dist
+REVISION  ?= $(shell git rev-parse HEAD 2>/dev/null)
+EPOCH     := $(or $(SOURCE_DATE_EPOCH),$(shell git log -1 --format=%ct 2>/dev/null),0)
+PLATFORMS ?= linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
+IMAGES    ?= $(filter linux/%,$(PLATFORMS))
+program    = $(DIST)/$(subst /,-,$(1))/teamtoken-server
+build_for  = for p in $(1); do echo "building $$p"; \
+	CGO_ENABLED=0 GOOS=$${p%/*} GOARCH=$${p\#*/} $(BUILD) -buildvcs=false -o $(DIST)/$${p/\//-}/teamtoken-server ./cmd/server || exit 1; done
+
+image: ## Make the OCI image of IMAGES, an archive in DIST, without a container engine
+	@$(call build_for,$(IMAGES))
+	@cd tools/image && go run . -out $(abspath $(DIST))/teamtoken-$(VERSION).oci.tar -version $(VERSION) -revision '$(REVISION)' -time $(EPOCH) \
+	   -zones "$$(go env GOROOT)/lib/time/zoneinfo.zip" $(foreach p,$(IMAGES),$(p)=$(abspath $(call program,$(p))))
+	@$(MAKE) -s sbom SBOM_FILE=$(DIST)/teamtoken-$(VERSION).cdx.json
+
+release: image ## Make archives of the program for PLATFORMS, the image, an SBOM and checksums, in DIST
+	@$(call build_for,$(filter-out $(IMAGES),$(PLATFORMS)))
+	@for p in $(PLATFORMS); do dir=$(DIST)/$${p/\//-}; cp README.md CHANGELOG.md $$dir; \
+	   tar -C $$dir --sort=name --format=ustar --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX --mtime=@$(EPOCH) -c . | gzip -n9 \
+	     > $(DIST)/teamtoken-$(VERSION)-$${p/\//-}.tar.gz || exit 1; done
+	@cd $(DIST) && sha256sum teamtoken-$(VERSION)* > SHA256SUMS && cat SHA256SUMS
 
 test: ## Run every test, with the race detector where there is a C compiler
 	@test -n "$(RACE)" || echo "no C compiler: the tests run without the race detector"
@@ -74,9 +98,11 @@ vuln: ## Check that the modules are what go.sum says, and look for known vulnera
 	@out=$$($(VULN) ./... 2>&1); code=$$?; echo "$$out"; \
 	 if [ $$code -ne 0 ] && grep -q 'fetching vulnerabilities' <<<"$$out"; then echo 'the database cannot be reached: not checked'; else exit $$code; fi
 
-sbom: ## Write bin/teamtoken-server.cdx.json, the modules that the program is made of (CycloneDX)
-	@mkdir -p bin
-	$(SBOM) app -json -std -main cmd/server -output bin/teamtoken-server.cdx.json .
+SBOM_FILE ?= bin/teamtoken-server.cdx.json
+sbom: ## Write SBOM_FILE, the modules that the program is made of (CycloneDX)
+	@mkdir -p $(dir $(SBOM_FILE))
+	$(SBOM) app -json -std -noserial -main cmd/server -output $(SBOM_FILE) .
+	@sed -i 's/"timestamp": "[^"]*"/"timestamp": "$(shell date -u -d @$(EPOCH) +%FT%TZ)"/' $(SBOM_FILE) # it would be the present
 
 fuzz: ## Run each fuzz target for FUZZTIME
 	@for target in $(FUZZ); do \

@@ -122,6 +122,7 @@ type settings struct {
 	tls      *authority
 	trusts   *tls.Config // what a client needs, where tls does not say so
 	program  string      // other than the one under test
+	root     string      // what it sees as its root directory; empty for this machine's
 }
 
 // start runs the program until the test ends.
@@ -145,6 +146,9 @@ func start(t *testing.T, s settings) *facade {
 	}
 	f.cmd = exec.Command(cmp.Or(s.program, binary), s.args...)
 	f.cmd.Env = append(env, s.env...)
+	if s.root != "" {
+		f.cmd.SysProcAttr, f.cmd.Dir = jailed(s.root), "/"
+	}
 	f.cmd.Stdout, f.cmd.Stderr = &f.stdout, &f.stderr
 	if err := f.cmd.Start(); err != nil {
 		t.Fatal(err)

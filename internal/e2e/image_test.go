@@ -1,0 +1,212 @@
+package e2e
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+
+	"google.golang.org/grpc/health/grpc_health_v1"
+
+	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/simulator"
+)
+
+// makeImage has make build the image of this machine's platform, in a checkout.
+func makeImage(t *testing.T, checkout string) (archive []byte) {
+	t.Helper()
+	dist := t.TempDir()
+	cmd := exec.Command("make", "-s", "image", "IMAGES=linux/"+runtime.GOARCH, "DIST="+dist, "VERSION=v0.0.0-test", "REVISION=0123abc")
+	cmd.Dir = checkout
+	cmd.Env = append(os.Environ(), "SOURCE_DATE_EPOCH=1700000000")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return must(os.ReadFile(filepath.Join(dist, "teamtoken-v0.0.0-test.oci.tar")))
+}
+
+// checkout is another copy of the sources, with another history, other modes and times.
+func checkout(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	list := strings.Split(strings.TrimSuffix(string(must(exec.Command("git", "-C", "../..", "ls-files", "-co", "--exclude-standard", "-z").Output())), "\x00"), "\x00")
+	for _, name := range list {
+		content, err := os.ReadFile(filepath.Join("../..", name))
+		if errors.Is(err, fs.ErrNotExist) { // deleted and not yet committed
+			continue
+		}
+		file := filepath.Join(dir, name)
+		if err := errors.Join(err, os.MkdirAll(filepath.Dir(file), 0o700), os.WriteFile(file, content, 0o700)); err != nil { //nolint:gosec // scripts are among them
+			t.Fatal(err)
+		}
+	}
+	for _, args := range [][]string{{"init", "-q"}, {"add", "-A"}, {"-c", "user.name=t", "-c", "user.email=t@teamtoken.test", "commit", "-qm", "another"}} {
+		if out, err := exec.Command("git", append([]string{"-C", dir}, args...)...).CombinedOutput(); err != nil {
+			t.Fatalf("git %v: %v\n%s", args, err, out)
+		}
+	}
+	return dir
+}
+
+// unpacked reads an archive.
+func unpacked(t *testing.T, archive io.Reader) (names []string, files map[string][]byte, headers map[string]*tar.Header) {
+	t.Helper()
+	files, headers = map[string][]byte{}, map[string]*tar.Header{}
+	for r := tar.NewReader(archive); ; {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			return names, files, headers
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		names = append(names, h.Name)
+		files[h.Name], headers[h.Name] = must(io.ReadAll(r)), h
+	}
+}
+
+// The image is the same wherever it is built, holds what it should and no more, and
+// what it holds runs: alone, as nobody, on a root that can't be written.
+func TestImage(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("an image is Linux")
+	}
+	archive := makeImage(t, "../..")
+	if !bytes.Equal(archive, makeImage(t, checkout(t))) {
+		t.Error("another build of the same sources is another image")
+	}
+
+	_, layout, _ := unpacked(t, bytes.NewReader(archive))
+	type descriptor struct{ MediaType, Digest string }
+	blob := func(d descriptor) []byte {
+		content, ok := layout["blobs/sha256/"+strings.TrimPrefix(d.Digest, "sha256:")]
+		if !ok {
+			t.Fatalf("%s is missing", d.Digest)
+		}
+		return content
+	}
+	var index struct{ Manifests []descriptor }
+	var manifest struct {
+		Config      descriptor
+		Layers      []descriptor
+		Annotations map[string]string
+	}
+	var config struct {
+		Architecture, OS string
+		Config           struct {
+			User            string
+			Env, Entrypoint []string
+			Labels          map[string]string
+		}
+	}
+	decode := func(content []byte, into any) {
+		if err := json.Unmarshal(content, into); err != nil {
+			t.Fatal(err)
+		}
+	}
+	decode(layout["index.json"], &index)
+	decode(blob(index.Manifests[0]), &index)
+	decode(blob(index.Manifests[0]), &manifest)
+	decode(blob(manifest.Config), &config)
+	for name, want := range map[string]string{"title": "teamtoken", "version": "v0.0.0-test", "revision": "0123abc", "created": "2023-11-14T22:13:20Z"} {
+		key := "org.opencontainers.image." + name
+		if manifest.Annotations[key] != want || config.Config.Labels[key] != want {
+			t.Errorf("%s is %q and %q, want %q", key, manifest.Annotations[key], config.Config.Labels[key], want)
+		}
+	}
+	if config.OS != "linux" || config.Architecture != runtime.GOARCH || config.Config.User != "65532:65532" {
+		t.Errorf("%+v", config)
+	}
+
+	root := t.TempDir()
+	names, files, headers := unpacked(t, must(gzip.NewReader(bytes.NewReader(blob(manifest.Layers[0])))))
+	if want := []string{
+		"etc/", "etc/ssl/", "etc/ssl/certs/", "etc/ssl/certs/ca-certificates.crt", "teamtoken-server", "usr/", "usr/share/", "usr/share/zoneinfo.zip",
+	}; !slices.Equal(names, want) {
+		t.Errorf("it holds %q", names)
+	}
+	t.Logf("%d bytes packed; unpacked: %d of the program, %d of CAs, %d of time zones", len(blob(manifest.Layers[0])),
+		len(files["teamtoken-server"]), len(files["etc/ssl/certs/ca-certificates.crt"]), len(files["usr/share/zoneinfo.zip"]))
+	for _, name := range names {
+		h := headers[name]
+		if h.Uid != 0 || h.Gid != 0 || h.Mode&0o222 != h.Mode&0o200 || h.ModTime.Unix() != 1700000000 {
+			t.Errorf("%s: %+v", name, h)
+		}
+		path := filepath.Join(root, name)
+		var err error
+		if h.Typeflag == tar.TypeDir {
+			err = os.Mkdir(path, h.FileInfo().Mode())
+		} else {
+			err = os.WriteFile(path, files[name], h.FileInfo().Mode())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(root, 0o755); err != nil { //nolint:gosec // that of an image's root
+		t.Fatal(err)
+	}
+	if pool := x509.NewCertPool(); !pool.AppendCertsFromPEM(files["etc/ssl/certs/ca-certificates.crt"]) ||
+		bytes.Count(files["etc/ssl/certs/ca-certificates.crt"], []byte("BEGIN CERTIFICATE")) < 100 {
+		t.Error("there are hardly any CAs")
+	}
+
+	// It finds its time zones, with nothing of this machine to help it.
+	policy := `rules: [{name: night, callers: ["*"], methods: ["*"], teams: ["*"], condition: 'now.getHours("Europe/Berlin") == 1'}]`
+	if err := os.WriteFile(filepath.Join(root, "policy.yaml"), []byte(policy), 0o644); err != nil { //nolint:gosec // read as nobody
+		t.Fatal(err)
+	}
+	explain := exec.Command(config.Config.Entrypoint[0], "policy", "explain", "policy.yaml", "--caller", "x", "--method", "GenerateToken",
+		"--team", simulator.SeedTeam, "--at", "2026-01-01T00:30:00Z")
+	explain.Dir, explain.Env = "/", config.Config.Env
+	explain.SysProcAttr = jailed(root)
+	if out, err := explain.CombinedOutput(); err != nil {
+		t.Errorf("at half past one in Berlin: %v\n%s", err, out)
+	}
+	if err := os.Remove(filepath.Join(root, "policy.yaml")); err != nil {
+		t.Fatal(err)
+	}
+
+	sim, url := newSimulator(t)
+	s := withService(sim, url)
+	s.program, s.root = config.Config.Entrypoint[0], root
+	s.env = append(s.env, config.Config.Env...)
+	f := start(t, s)
+	probe, err := grpc_health_v1.NewHealthClient(f.conn).Check(t.Context(), &grpc_health_v1.HealthCheckRequest{})
+	if err != nil || probe.GetStatus() != grpc_health_v1.HealthCheckResponse_SERVING {
+		t.Errorf("the probe: %v, %v", probe, err)
+	}
+	for _, path := range []string{"/livez", "/readyz"} {
+		if code, _ := f.get(t, path); code != 200 {
+			t.Errorf("%s: %d", path, code)
+		}
+	}
+	if _, err := f.client.GenerateToken(t.Context(), &teamtokenv1.GenerateTokenRequest{TeamId: simulator.SeedTeam}); err != nil {
+		t.Error(err)
+	}
+	if code := f.stop(t, patience); code != 0 {
+		t.Errorf("it ended with %d", code)
+	}
+	var after []string
+	_ = filepath.WalkDir(root, func(path string, d fs.DirEntry, _ error) error {
+		if name, _ := filepath.Rel(root, path); name != "." {
+			after = append(after, name+map[bool]string{true: "/"}[d.IsDir()])
+		}
+		return nil
+	})
+	if fmt.Sprint(after) != fmt.Sprint(names) {
+		t.Errorf("it wrote something: %q", after)
+	}
+}
