@@ -52,11 +52,19 @@ func follow[T any](f follower, setting string, paths []string, load func(content
 	return value, nil
 }
 
-// private warns of a file of secrets that others than its owner may read.
+// private warns of a file of secrets that others than this user may read. A file of
+// another's, root's in a Kubernetes volume, is read by the rights of its group.
 func (f follower) private(setting, path string) {
-	if info, err := os.Stat(path); err == nil && //nolint:gosec // which files are read is what settings are for
-		info.Mode().Perm()&0o077 != 0 {
-		f.log.Warn("a file that holds a secret can be read by others than its owner: chmod 0600, or defaultMode 0400 of a Kubernetes volume",
+	info, err := os.Stat(path)
+	if err != nil {
+		return // and so can't be read, which is told where it is
+	}
+	others := os.FileMode(0o077)
+	if !ours(info) {
+		others = 0o037
+	}
+	if info.Mode().Perm()&others != 0 {
+		f.log.Warn("a file that holds a secret can be read by others: chmod 0600, or defaultMode 0440 of a Kubernetes volume",
 			telemetry.KeySetting, setting, "mode", info.Mode().Perm().String())
 	}
 }

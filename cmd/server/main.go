@@ -13,6 +13,7 @@ import (
 	"runtime/debug"
 	"syscall"
 
+	"github.com/KimMachineGun/automemlimit/memlimit"
 	"google.golang.org/grpc/grpclog"
 
 	"github.com/teamtoken/teamtoken/internal/config"
@@ -27,6 +28,9 @@ func main() {
 		// megabytes, and twice as much of it costs less than collecting it.
 		debug.SetGCPercent(400)
 	}
+	// In a container, nine tenths of its memory; GOMEMLIMIT goes before that. Its error
+	// is that there is no limit.
+	_, _ = memlimit.Set(memlimit.WithProvider(memlimit.FromCgroup), memlimit.WithRatio(0.9))
 	// gRPC's and the gateway's own log quotes what clients send, and is not ours.
 	grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, io.Discard, io.Discard))
 	// net/http quotes there what an upstream sends unasked, which may be a token.

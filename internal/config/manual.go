@@ -18,7 +18,7 @@ default. An unknown flag or key is refused, and so is a value that cannot be rig
 settings to change, and exits with 2. A secret has neither a flag nor a key, since command lines and files of
 settings are read by many.
 
-A file of a secret or a key that others than its owner may read is named in a warning at start.
+A file of a secret or a key that others may read is named in a warning at start.
 
 A duration is a number and a unit, s, m or h: 20s, 1h30m, 720h for 30 days. There is no unit for days.
 
