@@ -20,7 +20,7 @@ ifeq ($(BASE),$(shell git rev-parse -q HEAD 2>/dev/null))
 BASE = $(shell git rev-parse -q --verify HEAD^ 2>/dev/null)
 endif
 
-.PHONY: help run run-cluster build image release test test-long chaos soak generate generate-check lint vuln sbom fuzz bench
+.PHONY: help run run-cluster build image release test test-long chaos mesh soak generate generate-check lint vuln sbom fuzz bench
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,7 @@ test: ## Run every test, with the race detector where there is a C compiler
 	go vet ./...
 	go test $(RACE) -timeout 15m ./...
 	cd test/clients && go test $(RACE) -timeout 5m ./...
+	cd test/deploy && go test -timeout 5m ./...
 
 test-long: ## Run the attacks at full size against the shipped limits, h2spec, and 500 calls of each fault, for half an hour
 	TEAMTOKEN_LONG=1 go test -timeout 60m -v -run 'TestAbuse|TestH2Spec|TestFaultMatrix' ./internal/e2e
@@ -72,6 +73,10 @@ CHAOS_OPERATIONS ?= 100000
 chaos: ## Have callers, replicas, Redis and upstream at their worst for CHAOS_TIME or CHAOS_OPERATIONS, and check what was told; then have mutants found
 	TEAMTOKEN_CHAOS_TIME=$(CHAOS_TIME) TEAMTOKEN_CHAOS_OPERATIONS=$(CHAOS_OPERATIONS) go test -timeout 90m -v -run 'TestChaos$$' ./internal/e2e
 	TEAMTOKEN_LONG=1 go test -timeout 30m -v -run 'TestChaosFindsMutants' ./internal/e2e
+
+MESH_TIME ?= 2m
+mesh: ## Have 50 calls a second go through a real Envoy for MESH_TIME, while replicas are replaced, certificates rotate and Redis restarts
+	TEAMTOKEN_MESH_TIME=$(MESH_TIME) go test -timeout 30m -v -run 'TestMesh$$' ./internal/e2e
 
 SOAK_TIME ?= 10m
 soak: ## Run at the upstream's rate limit for SOAK_TIME, with denied calls beside, and see that nothing grows
@@ -91,7 +96,8 @@ lint: ## Check the protos, the code and the import rules
 	@if git cat-file -e "$(BASE):proto" 2>/dev/null; then $(BUF) breaking --against ".git#ref=$(BASE)"; \
 	 else echo 'no commit to compare the protos with: set BASE'; fi
 	$(LINT) run ./...
-	cd test/clients && go tool -modfile=../../tools/lint/go.mod golangci-lint run --config ../../.golangci.yml ./...
+	@for module in test/clients test/deploy tools/image; do echo "$$module"; \
+	   (cd $$module && go tool -modfile=../../tools/lint/go.mod golangci-lint run --config ../../.golangci.yml ./...) || exit 1; done
 
 vuln: ## Check that the modules are what go.sum says, and look for known vulnerabilities, where their database can be reached
 	go mod verify

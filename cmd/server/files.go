@@ -55,7 +55,7 @@ func follow[T any](f follower, setting string, paths []string, load func(content
 // private warns of a file of secrets that others than this user may read. A file of
 // another's, root's in a Kubernetes volume, is read by the rights of its group.
 func (f follower) private(setting, path string) {
-	info, err := os.Stat(path)
+	info, err := os.Stat(path) //nolint:gosec // which files are read is what settings are for
 	if err != nil {
 		return // and so can't be read, which is told where it is
 	}

@@ -157,8 +157,14 @@ func TestSecretFilesThatOthersCanRead(t *testing.T) {
 		owner int
 		want  bool
 	}{
-		{0o600, os.Getuid(), false}, {0o400, os.Getuid(), false}, {0o640, os.Getuid(), true}, {0o604, os.Getuid(), true}, {0o644, os.Getuid(), true},
-		{0o440, nobody, false}, {0o460, nobody, true}, {0o444, nobody, true},
+		{0o600, os.Getuid(), false},
+		{0o400, os.Getuid(), false},
+		{0o640, os.Getuid(), true},
+		{0o604, os.Getuid(), true},
+		{0o644, os.Getuid(), true},
+		{0o440, nobody, false},
+		{0o460, nobody, true},
+		{0o444, nobody, true},
 	} {
 		t.Run(fmt.Sprint(c.mode, c.owner), func(t *testing.T) {
 			if c.owner != os.Getuid() && os.Getuid() != 0 {

@@ -247,3 +247,51 @@ func TestASecondSignalEndsAtOnce(t *testing.T) {
 		t.Error("it did not end in order, and yet says so")
 	}
 }
+
+// With a delay, a program that is to end says at once that no more calls are to come,
+// to those who watch its health as well, and takes those that come all the same.
+func TestShutdownDelay(t *testing.T) {
+	sim, url := newSimulator(t)
+	s := withService(sim, url)
+	s.env = append(s.env, "TEAMTOKEN_SHUTDOWN_DELAY=2s")
+	f := start(t, s)
+	var watches []grpc_health_v1.Health_WatchClient
+	for _, name := range []string{"", teamtokenv1.TeamTokenService_ServiceDesc.ServiceName} {
+		watch := must(grpc_health_v1.NewHealthClient(f.conn).Watch(t.Context(), &grpc_health_v1.HealthCheckRequest{Service: name}))
+		if status := must(watch.Recv()).GetStatus(); status != grpc_health_v1.HealthCheckResponse_SERVING {
+			t.Errorf("%q is %v", name, status)
+		}
+		watches = append(watches, watch)
+	}
+	f.terminate()
+	for _, watch := range watches {
+		if status := must(watch.Recv()).GetStatus(); status != grpc_health_v1.HealthCheckResponse_NOT_SERVING {
+			t.Errorf("after SIGTERM it is %v", status)
+		}
+	}
+	if code, _ := f.get(t, "/readyz"); code != http.StatusServiceUnavailable {
+		t.Errorf("/readyz: %d", code)
+	}
+	if code, _ := f.get(t, "/livez"); code != http.StatusOK {
+		t.Errorf("/livez: %d", code)
+	}
+	if strings.Contains(f.stderr.String(), "new calls are refused") {
+		t.Fatal("the delay is over already: this machine is too slow for the test")
+	}
+	if _, err := f.client.GenerateToken(t.Context(), asking("")); err != nil {
+		t.Errorf("over a connection that was there: %v", err)
+	}
+	if _, err := teamtokenv1.NewTeamTokenServiceClient(f.dial(t)).GenerateToken(t.Context(), asking("")); err != nil {
+		t.Errorf("over a new connection: %v", err)
+	}
+	resp, err := f.http.Post(f.rest+"/api/v2/teams/"+simulator.SeedTeam+"/authentication-token", "", nil)
+	if err != nil || resp.StatusCode != http.StatusCreated {
+		t.Errorf("over REST: %v, %v", resp, err)
+	}
+	if resp != nil {
+		_ = resp.Body.Close()
+	}
+	if code := f.stop(t, patience); code != 0 {
+		t.Errorf("it ended with %d", code)
+	}
+}

@@ -393,10 +393,10 @@ func (m *mesh) check(t *testing.T, calls []meshCall) {
 	every := func([]*commonv1.KeyValue) bool { return true }
 	good := func(labels []*commonv1.KeyValue) bool { return attributeOf(labels, "rpc.response.status_code") == "OK" }
 	const histogram = "rpc.server.call.duration"
-	if n := m.collector.counted(histogram, good); n != uint64(ok) { //nolint:gosec // is never below 0
+	if n := m.collector.counted(histogram, good); n != uint64(ok) {
 		t.Errorf("the metrics have %d calls that went well, and %d did", n, ok)
 	}
-	if n := m.collector.counted(histogram, every); n != uint64(logged) || logged < ok { //nolint:gosec // is never below 0
+	if n := m.collector.counted(histogram, every); n != uint64(logged) || logged < ok {
 		t.Errorf("the metrics have %d calls, the logs %d, and %d went well", n, logged, ok)
 	}
 	t.Logf("%d calls, %d went well; the others: %v", len(calls), ok, told)

@@ -65,6 +65,8 @@ type Chain struct {
 	methods  map[string]method
 	shares   shares
 	stopping atomic.Bool
+	stopped  context.Context //nolint:containedctx // ends when stopping is set
+	stop     context.CancelFunc
 }
 
 // method is what the chain knows of an RPC from the service's descriptor.
@@ -79,6 +81,7 @@ func New(service protoreflect.ServiceDescriptor, o Options) *Chain {
 	c := &Chain{
 		options: o, prefix: "/" + string(service.FullName()) + "/", methods: make(map[string]method), shares: shares{limit: o.CallsPerCaller},
 	}
+	c.stopped, c.stop = context.WithCancel(context.Background())
 	for i := range service.Methods().Len() {
 		m := service.Methods().Get(i)
 		options, _ := m.Options().(*descriptorpb.MethodOptions)
@@ -91,8 +94,12 @@ func New(service protoreflect.ServiceDescriptor, o Options) *Chain {
 	return c
 }
 
-// Stop has every call from now on refused, as SHUTTING_DOWN.
-func (c *Chain) Stop() { c.stopping.Store(true) }
+// Stop has every call from now on refused, as SHUTTING_DOWN, and ends the streams of
+// those who watch the health, who would be waited for otherwise.
+func (c *Chain) Stop() {
+	c.stopping.Store(true)
+	c.stop()
+}
 
 // Unary is the whole chain as one interceptor.
 func (c *Chain) Unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
@@ -131,8 +138,19 @@ func (c *Chain) Stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInf
 	if !besides(info.FullMethod) {
 		return status.Error(codes.Unimplemented, "unknown method")
 	}
-	return handler(srv, ss)
+	ctx, cancel := context.WithCancel(ss.Context())
+	defer cancel()
+	defer context.AfterFunc(c.stopped, cancel)()
+	return handler(srv, ending{ss, ctx})
 }
+
+// ending is a stream that ends with ctx.
+type ending struct {
+	grpc.ServerStream
+	ctx context.Context //nolint:containedctx // it is what the stream's own is replaced by
+}
+
+func (s ending) Context() context.Context { return s.ctx }
 
 // besides tells methods of gRPC's own services.
 func besides(fullMethod string) bool {

@@ -44,7 +44,8 @@ const (
 // only this service can tell.
 var (
 	rpcDuration = Instrument{
-		"rpc.server.call.duration", Histogram, "s", []string{labelSystem, labelMethod, labelCode, labelError},
+		"rpc.server.call.duration", Histogram, "s",
+		[]string{labelSystem, labelMethod, labelCode, labelError},
 		"Duration of calls, over gRPC and REST, by method and gRPC status code.",
 	}
 	httpDuration = Instrument{
@@ -53,23 +54,28 @@ var (
 		"Duration of requests to the upstream, by what they asked for, its status, and what kind of failure it was.",
 	}
 	storeDuration = Instrument{
-		"db.client.operation.duration", Histogram, "s", []string{labelDBSystem, labelDBStep, labelError},
+		"db.client.operation.duration", Histogram, "s",
+		[]string{labelDBSystem, labelDBStep, labelError},
 		"Duration of steps in the state store, if that is Redis.",
 	}
 	failures = Instrument{
-		"teamtoken.failures", Counter, "{call}", []string{labelMethod, labelReason, labelOutcome},
+		"teamtoken.failures", Counter, "{call}",
+		[]string{labelMethod, labelReason, labelOutcome},
 		"Calls that failed, by the reason and the outcome that the caller was told; a read has no outcome.",
 	}
 	replays = Instrument{
-		"teamtoken.replays", Counter, "{call}", []string{labelKind},
+		"teamtoken.replays", Counter, "{call}",
+		[]string{labelKind},
 		"Calls with a request_id that found its record: `answered` from it, `joined` to a call under way, or told that the token is `superseded`, the answer `expired`, or how the first call `failed`.",
 	}
 	redrives = Instrument{
-		"teamtoken.redrives", Counter, "{request}", []string{labelKind},
+		"teamtoken.redrives", Counter, "{request}",
+		[]string{labelKind},
 		"Requests that were sent once more for the same call, by the method that they are of, since an answer was lost.",
 	}
 	settled = Instrument{
-		"teamtoken.settled", Counter, "{change}", []string{labelOutcome},
+		"teamtoken.settled", Counter, "{change}",
+		[]string{labelOutcome},
 		"Changes whose outcome was unknown at first, by what is known now.",
 	}
 	teamsHeld = Instrument{
@@ -85,7 +91,8 @@ var (
 		"Requests to the upstream that all replicas together may make in a second; 0 is no limit.",
 	}
 	budgetWait = Instrument{
-		"teamtoken.upstream.wait.duration", Histogram, "s", []string{labelKind},
+		"teamtoken.upstream.wait.duration", Histogram, "s",
+		[]string{labelKind},
 		"How long requests to the upstream waited for room in that rate, a `change` or a `read`.",
 	}
 	budgetQueue = Instrument{
@@ -113,15 +120,18 @@ var (
 		"Lines of the audit log that went to standard error, since they could not be written.",
 	}
 	reloads = Instrument{
-		"teamtoken.reloads", Counter, "{change}", []string{labelSetting, labelResult},
+		"teamtoken.reloads", Counter, "{change}",
+		[]string{labelSetting, labelResult},
 		"Changed files of settings, the policy and the secrets among them: `ok`, or `failed`, which leaves the last good one in use.",
 	}
 	fileAge = Instrument{
-		"teamtoken.file.age", Gauge, "s", []string{labelSetting},
+		"teamtoken.file.age", Gauge, "s",
+		[]string{labelSetting},
 		"Since when a file of settings, a credential or a certificate for example, is what it is.",
 	}
 	certificateLeft = Instrument{
-		"teamtoken.certificate.remaining", Gauge, "s", []string{labelSetting},
+		"teamtoken.certificate.remaining", Gauge, "s",
+		[]string{labelSetting},
 		"For how long the certificate in use is still valid; below 0 it is over.",
 	}
 	connectionsRefused = Instrument{

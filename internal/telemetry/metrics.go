@@ -60,13 +60,14 @@ type UpstreamLabels struct {
 func newMetrics(meter metric.Meter, registry *prometheus.Registry) (*Metrics, error) {
 	m := &Metrics{registry: registry, meter: meter}
 	m.rpc = durations[rpcLabels]{m.histogram(rpcDuration), known[rpcLabels]{of: func(l rpcLabels) []attribute.KeyValue {
+		name := code.Code(l.code).String() //nolint:gosec // there are seventeen
 		set := []attribute.KeyValue{
-			attribute.String(labelSystem, "grpc"), attribute.String(labelMethod, l.method), attribute.String(labelCode, code.Code(l.code).String()),
+			attribute.String(labelSystem, "grpc"), attribute.String(labelMethod, l.method), attribute.String(labelCode, name),
 		}
-		if l.code != codes.OK {
-			set = append(set, attribute.String(labelError, code.Code(l.code).String()))
+		if l.code == codes.OK {
+			return set
 		}
-		return set
+		return withError(set, name)
 	}}}
 	m.upstream = durations[UpstreamLabels]{m.histogram(httpDuration), known[UpstreamLabels]{of: func(l UpstreamLabels) []attribute.KeyValue {
 		set := []attribute.KeyValue{

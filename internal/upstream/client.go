@@ -281,7 +281,7 @@ func (c *Client) Ping(ctx context.Context) error {
 // The paths, as metrics and traces have them: with the names of the ids.
 const (
 	teamTemplate      = "/api/v2/teams/{team_id}/authentication-token"
-	tokenTemplate     = "/api/v2/authentication-tokens/{token_id}"
+	tokenTemplate     = "/api/v2/authentication-tokens/{token_id}" //nolint:gosec // is no token
 	organizationsPath = "/api/v2/organizations"
 	pingPath          = "/api/v2/ping"
 )
