@@ -2,8 +2,9 @@ package telemetry
 
 import (
 	"context"
+	"maps"
 	"net/http"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -239,7 +240,7 @@ type durations[L comparable] struct {
 }
 
 func (d *durations[L]) record(ctx context.Context, labels L, took time.Duration) {
-	d.histogram.Record(ctx, took.Seconds(), d.labels.option(labels))
+	d.histogram.Record(ctx, took.Seconds(), d.labels.options(labels).record...)
 }
 
 type counts[L comparable] struct {
@@ -248,23 +249,38 @@ type counts[L comparable] struct {
 }
 
 func (c *counts[L]) add(ctx context.Context, labels L) {
-	c.counter.Add(ctx, 1, c.labels.option(labels))
+	c.counter.Add(ctx, 1, c.labels.options(labels).add...)
 }
 
 // known keeps sets of labels: to make one costs more than all the rest of a
-// measurement. They are few, since all labels are of small sets.
+// measurement. They are few, since all labels are of small sets, and soon known, so
+// that the map is copied for each new one and read without a lock.
 type known[L comparable] struct {
 	of   func(L) []attribute.KeyValue
-	sets sync.Map // of L to metric.MeasurementOption
+	sets atomic.Pointer[map[L]options]
 }
 
-func (k *known[L]) option(labels L) metric.MeasurementOption {
-	if found, ok := k.sets.Load(labels); ok {
-		return found.(metric.MeasurementOption)
+// options are a set of labels in the forms that instruments take.
+type options struct {
+	record []metric.RecordOption
+	add    []metric.AddOption
+}
+
+func (k *known[L]) options(labels L) options {
+	for {
+		sets := k.sets.Load()
+		if sets != nil {
+			if found, ok := (*sets)[labels]; ok {
+				return found
+			}
+		}
+		set := metric.WithAttributeSet(attribute.NewSet(k.of(labels)...))
+		more := map[L]options{labels: {[]metric.RecordOption{set}, []metric.AddOption{set}}}
+		if sets != nil {
+			maps.Copy(more, *sets)
+		}
+		k.sets.CompareAndSwap(sets, &more)
 	}
-	made := metric.WithAttributeSet(attribute.NewSet(k.of(labels)...))
-	k.sets.Store(labels, made)
-	return made
 }
 
 func labelled(label string) known[string] {

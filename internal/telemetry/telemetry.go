@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -56,6 +57,10 @@ func New(ctx context.Context, version string, log *slog.Logger) (*Telemetry, err
 	return t, errors.Join(t.meter(ctx, about), t.tracer(ctx, about))
 }
 
+// fresh is how old what is told of Go's runtime may be: by default 15 seconds, which
+// Prometheus would take for the present.
+const fresh = 100 * time.Millisecond
+
 // meter makes the metrics: for /metrics, and for whom the variables name besides.
 func (t *Telemetry) meter(ctx context.Context, about *resource.Resource) error {
 	registry := prometheus.NewRegistry()
@@ -74,7 +79,7 @@ func (t *Telemetry) meter(ctx context.Context, about *resource.Resource) error {
 	}
 	provider := sdkmetric.NewMeterProvider(readers...)
 	t.shutdown = append(t.shutdown, provider.Shutdown)
-	if err := runtime.Start(runtime.WithMeterProvider(provider)); err != nil {
+	if err := runtime.Start(runtime.WithMeterProvider(provider), runtime.WithMinimumReadMemStatsInterval(fresh)); err != nil {
 		return err
 	}
 	t.Metrics, err = newMetrics(provider.Meter("github.com/teamtoken/teamtoken"), registry)
