@@ -45,7 +45,7 @@ func TestHealthAndAdmin(t *testing.T) {
 http_client_request_duration_seconds_count{error_type="not_found",http_request_method="GET",http_response_status_code="404"
 go_goroutine_count
 process_cpu_seconds_total
-target_info{service_name="teamtoken",service_version=`,
+target_info{service_instance_id=`,
 	} {
 		code, body := f.get(t, path)
 		for part := range strings.Lines(want) {

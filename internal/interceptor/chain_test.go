@@ -230,14 +230,14 @@ func TestOtherMethods(t *testing.T) {
 		passed := 0
 		_, unary := r.chain.Unary(t.Context(), nil, &grpc.UnaryServerInfo{FullMethod: row.method},
 			func(context.Context, any) (any, error) { passed++; return nil, nil })
-		stream := r.chain.Stream(nil, nil, &grpc.StreamServerInfo{FullMethod: row.method},
+		streamed := r.chain.Stream(nil, stream{ctx: t.Context()}, &grpc.StreamServerInfo{FullMethod: row.method},
 			func(any, grpc.ServerStream) error { passed++; return nil })
 		want, times := codes.OK, 2
 		if !row.passes {
 			want, times = codes.Unimplemented, 0
 		}
-		if status.Code(unary) != want || status.Code(stream) != want || passed != times {
-			t.Errorf("%q: %v, %v, and %d of 2 got through", row.method, unary, stream, passed)
+		if status.Code(unary) != want || status.Code(streamed) != want || passed != times {
+			t.Errorf("%q: %v, %v, and %d of 2 got through", row.method, unary, streamed, passed)
 		}
 	}
 	// The service has no streams: its own name does not help one.
@@ -608,4 +608,26 @@ func metrics(t testing.TB) *telemetry.Metrics {
 		t.Fatal(err)
 	}
 	return told.Metrics
+}
+
+// stream is one of which nothing but its context is asked for.
+type stream struct {
+	grpc.ServerStream
+	ctx context.Context //nolint:containedctx // it is what a stream has
+}
+
+func (s stream) Context() context.Context { return s.ctx }
+
+// A stream of who watches the health ends when the program stops.
+func TestStopEndsStreams(t *testing.T) {
+	r := newRig(t, false, func(context.Context) error { return nil })
+	err := r.chain.Stream(nil, stream{ctx: t.Context()}, &grpc.StreamServerInfo{FullMethod: "/grpc.health.v1.Health/Watch"},
+		func(_ any, s grpc.ServerStream) error {
+			r.chain.Stop()
+			<-s.Context().Done()
+			return s.Context().Err()
+		})
+	if !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
 }
