@@ -32,8 +32,9 @@ run-cluster: build ## Run two replicas that share a Redis, behind nginx, against
 	@go run ./internal/cluster
 
 BUILD = go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
-build: ## Build bin/teamtoken-server
+build: ## Build bin/teamtoken-server, and bin/teamtoken, the command line
 	@$(BUILD) -o bin/teamtoken-server ./cmd/server
+	@$(BUILD) -o bin/teamtoken ./cmd/teamtoken
 
 # What is given away is the same, bit for bit, wherever a commit is built with one version of Go.
 DIST      ?= dist
@@ -43,7 +44,9 @@ PLATFORMS ?= linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
 IMAGES    ?= $(filter linux/%,$(PLATFORMS))
 program    = $(DIST)/$(subst /,-,$(1))/teamtoken-server
 build_for  = for p in $(1); do echo "building $$p"; \
-	CGO_ENABLED=0 GOOS=$${p%/*} GOARCH=$${p\#*/} $(BUILD) -buildvcs=false -o $(DIST)/$${p/\//-}/teamtoken-server ./cmd/server || exit 1; done
+	for c in server teamtoken; do \
+	  CGO_ENABLED=0 GOOS=$${p%/*} GOARCH=$${p\#*/} $(BUILD) -buildvcs=false -o $(DIST)/$${p/\//-}/$$( [ $$c = server ] && echo teamtoken-server || echo $$c) ./cmd/$$c || exit 1; \
+	done; done
 
 image: ## Make the OCI image of IMAGES, an archive in DIST, without a container engine
 	@$(call build_for,$(IMAGES))

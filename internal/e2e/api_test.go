@@ -57,8 +57,10 @@ func newReader(t *testing.T, f *facade) *reader {
 	if err := os.Mkdir(filepath.Join(dir, "bin"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Symlink(binary, filepath.Join(dir, "bin", "teamtoken-server")); err != nil {
-		t.Fatal(err)
+	for name, program := range map[string]string{"teamtoken-server": binary, "teamtoken": commandLine()} {
+		if err := os.Symlink(program, filepath.Join(dir, "bin", name)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if err := os.WriteFile(filepath.Join(dir, ".curlrc"), []byte("silent\ninclude\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -66,7 +68,7 @@ func newReader(t *testing.T, f *facade) *reader {
 	port := func(address string) string { return address[strings.LastIndex(address, ":"):] }
 	return &reader{
 		dir: dir,
-		env: append(os.Environ(), "PATH="+filepath.Dir(binary)+":"+os.Getenv("PATH"), "CURL_HOME="+dir, "TOKEN=whatever",
+		env: append(os.Environ(), "PATH="+filepath.Dir(binary)+":"+os.Getenv("PATH"), "CURL_HOME="+dir, "TOKEN=whatever", "TEAMTOKEN_ADDRESS=localhost"+port(f.grpc),
 			"TEAMTOKEN_GRPC_ADDRESS=127.0.0.1:0", "TEAMTOKEN_HTTP_ADDRESS=127.0.0.1:0", "TEAMTOKEN_ADMIN_ADDRESS=127.0.0.1:0"),
 		ports: strings.NewReplacer("localhost:9090", "localhost"+port(f.grpc), "localhost:8080", "localhost"+port(f.rest)),
 	}

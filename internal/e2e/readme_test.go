@@ -22,6 +22,7 @@ func TestReadme(t *testing.T) {
 		{"grpcurl", `"secret":`},
 		{"curl --request POST", `"type":"authentication-tokens"`},
 		{"curl --request DELETE", "204 No Content"},
+		{"bin/teamtoken --insecure", "Made token at-"},
 		{"make build", ""},
 		{"TFE_TOKEN_FILE=", "TFE_TOKEN_FILE (--tfe-token-file): open /run/secrets/tfe-token"},
 		{"bin/teamtoken-server policy check", "ok: 1 rule"},

@@ -613,7 +613,7 @@ func metrics(t testing.TB) *telemetry.Metrics {
 // stream is one of which nothing but its context is asked for.
 type stream struct {
 	grpc.ServerStream
-	ctx context.Context //nolint:containedctx // it is what a stream has
+	ctx context.Context
 }
 
 func (s stream) Context() context.Context { return s.ctx }
