@@ -3,7 +3,6 @@ package e2e
 import (
 	"bytes"
 	"context"
-	"crypto/x509"
 	"errors"
 	"flag"
 	"fmt"
@@ -99,8 +98,8 @@ rules:
 `, "TEAMTOKEN_TLS_CLIENT_CA_FILE="+ca.caFile, "TEAMTOKEN_UNKNOWN_HOLD=1m")
 	s.tls, s.trusts = ca, ca.holder(t, "friend")
 	f := start(t, s)
-	friend, friendKey := ca.issue(t, func(leaf *x509.Certificate) { leaf.DNSNames = []string{"friend"} })
-	stranger, strangerKey := ca.issue(t, func(leaf *x509.Certificate) { leaf.DNSNames = []string{"stranger"} })
+	friend, friendKey := ca.issue(t, dnsName("friend"))
+	stranger, strangerKey := ca.issue(t, dnsName("stranger"))
 	address := strings.Replace(f.grpc, "127.0.0.1", "localhost", 1)
 	env := []string{
 		"TEAMTOKEN_ADDRESS=" + address, "TEAMTOKEN_CA_FILE=" + ca.caFile,

@@ -383,6 +383,11 @@ func (a *authority) issue(t *testing.T, change func(leaf *x509.Certificate)) (ce
 	return certFile, keyFile
 }
 
+// dnsName gives a certificate a name.
+func dnsName(name string) func(leaf *x509.Certificate) {
+	return func(leaf *x509.Certificate) { leaf.DNSNames = []string{name} }
+}
+
 // holder issues a certificate for a client with these SANs, URIs and DNS names,
 // and returns what such a client needs.
 func (a *authority) holder(t *testing.T, sans ...string) *tls.Config {

@@ -1,0 +1,252 @@
+package e2e
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/reason"
+	"github.com/teamtoken/teamtoken/internal/simulator"
+)
+
+// stage is what a client in another language is given to play with: the program with
+// mutual TLS and in the clear, an upstream, and what can go wrong, on demand.
+type stage struct {
+	env []string
+}
+
+// setStage starts all that, and describes it in variables, which every client's
+// scenario reads.
+func setStage(t *testing.T) stage {
+	t.Helper()
+	sim, upstream := listen(t, simulator.Options{Rate: -1, Teams: 45})
+	ca := newAuthority(t)
+	s := withPolicy(t, sim, upstream, policyFor("friend"), "TEAMTOKEN_TLS_CLIENT_CA_FILE="+ca.caFile)
+	s.tls, s.trusts = ca, ca.holder(t, "friend")
+	secured := start(t, s)
+	clear := start(t, withService(sim, upstream))
+	lossy := newLossy(t, clear.grpc)
+	friend, friendKey := ca.issue(t, dnsName("friend"))
+	stranger, strangerKey := ca.issue(t, dnsName("stranger"))
+
+	control := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/lose": // the next answer that comes through the lossy address
+			lossy.loseNext()
+		case "/slow": // the next change, at the upstream
+			sim.Inject(simulator.Fault{Method: http.MethodPost, Delay: 3 * time.Second, Apply: simulator.ApplyLate})
+		case "/unknown":
+			sim.Inject(simulator.Fault{Method: http.MethodPost, Apply: simulator.ApplyNever, Drop: simulator.DropFIN})
+		}
+	}))
+	t.Cleanup(control.Close)
+	local := func(address string) string { return strings.Replace(address, "127.0.0.1", "localhost", 1) }
+	return stage{env: []string{
+		"SECURED=" + local(secured.grpc), "CLEAR=" + clear.grpc, "LOSSY=" + lossy.address, "REASONS=" + serveReasons(t),
+		"CA=" + ca.caFile, "CERT=" + friend, "KEY=" + friendKey, "STRANGER_CERT=" + stranger, "STRANGER_KEY=" + strangerKey,
+		"UPSTREAM=" + upstream, "CONTROL=" + control.URL, "GOLDEN=" + goldenMessages(t),
+		"TEAM=" + simulator.SeedTeam, "TEAMS=" + strings.Join(teams(45), ","), "ORGANIZATION=" + simulator.Organization,
+		"REASON_NAMES=" + strings.Join(reasonNames(), ","),
+	}}
+}
+
+func teams(n int) (ids []string) {
+	for i := range n {
+		ids = append(ids, simulator.AnotherTeam(i))
+	}
+	return ids
+}
+
+// lossy passes connections on, and cuts one when an answer comes that is to be lost.
+type lossy struct {
+	address string
+	mu      sync.Mutex
+	lose    bool
+}
+
+func newLossy(t *testing.T, to string) *lossy {
+	t.Helper()
+	listener := must(net.Listen("tcp", "127.0.0.1:0"))
+	l := &lossy{address: listener.Addr().String()}
+	t.Cleanup(func() { _ = listener.Close() })
+	go func() {
+		for {
+			client, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			server, err := net.Dial("tcp", to)
+			if err != nil {
+				_ = client.Close()
+				continue
+			}
+			go func() { _, _ = io.Copy(server, client); _ = server.Close() }()
+			go l.answers(client, server)
+		}
+	}()
+	return l
+}
+
+func (l *lossy) loseNext() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lose = true
+}
+
+// answers passes on what the server says, until that is an answer, by its size, which
+// is to be lost.
+func (l *lossy) answers(client, server net.Conn) {
+	defer client.Close()
+	defer server.Close()
+	buffer := make([]byte, 64<<10)
+	for {
+		n, err := server.Read(buffer)
+		if err != nil {
+			return
+		}
+		l.mu.Lock()
+		cut := l.lose && n > 100
+		l.lose = l.lose && !cut
+		l.mu.Unlock()
+		if cut {
+			return
+		}
+		if _, err := client.Write(buffer[:n]); err != nil {
+			return
+		}
+	}
+}
+
+func reasonNames() (names []string) {
+	for n := range teamtokenv1.ErrorReason_name {
+		if n != 0 {
+			names = append(names, reason.Name(teamtokenv1.ErrorReason(n)))
+		}
+	}
+	return names
+}
+
+// failing answers each call with the reason that its request_id names, and the outcome
+// that its team's does: no real server gives every one of them.
+type failing struct {
+	teamtokenv1.UnimplementedTeamTokenServiceServer
+}
+
+func (failing) GenerateToken(_ context.Context, r *teamtokenv1.GenerateTokenRequest) (*teamtokenv1.GenerateTokenResponse, error) {
+	return nil, (&reason.Error{
+		Reason:     teamtokenv1.ErrorReason(teamtokenv1.ErrorReason_value["ERROR_REASON_"+r.GetRequestId()]),
+		Outcome:    reason.Outcome(r.GetTeamId()),
+		RetryAfter: 1500 * time.Millisecond,
+		Violations: []reason.Violation{{Field: "team_id", Description: "is not a team's"}},
+	}).GRPCStatus().Err()
+}
+
+func serveReasons(t *testing.T) string {
+	t.Helper()
+	listener := must(net.Listen("tcp", "127.0.0.1:0"))
+	server := grpc.NewServer()
+	teamtokenv1.RegisterTeamTokenServiceServer(server, failing{})
+	go func() { _ = server.Serve(listener) }()
+	t.Cleanup(server.Stop)
+	return listener.Addr().String()
+}
+
+// goldenMessages is a file of messages as Go writes them, in binary and in JSON, with
+// all that can be awkward: what is unset and what is empty, times before 1970 and with
+// nanoseconds, text that is not ASCII, an enum's value that nobody knows.
+func goldenMessages(t *testing.T) string {
+	t.Helper()
+	empty, text := "", "für <CI> ☃ \u2028"
+	type golden struct {
+		Type, Binary string
+		JSON         json.RawMessage
+	}
+	var all []golden
+	for _, m := range []proto.Message{
+		&teamtokenv1.TeamToken{}, &teamtokenv1.TeamToken{Id: "at-1", Description: &empty},
+		&teamtokenv1.TeamToken{
+			Id: "at-2", TeamId: simulator.SeedTeam, Description: &text, CreatedAt: timestamppb.New(time.Unix(1700000000, 123456789)),
+			ExpiredAt: timestamppb.New(time.Unix(-1, 0)), CreatedBy: &teamtokenv1.Creator{Id: "user-1", Kind: teamtokenv1.Creator_KIND_USER},
+		},
+		&teamtokenv1.GenerateTokenRequest{TeamId: simulator.SeedTeam, RequestId: "r", ExpectedTokenId: "at-1", ExpiredAt: timestamppb.New(time.Unix(1<<33, 0))},
+		&teamtokenv1.CreateNamedTokenRequest{TeamId: simulator.SeedTeam, Description: &empty},
+		&teamtokenv1.ListTokensResponse{TeamTokens: []*teamtokenv1.TeamToken{{Id: "at-1"}, {Id: "at-2"}}, NextPageToken: "p", TotalSize: 45},
+	} {
+		all = append(all, golden{
+			string(m.ProtoReflect().Descriptor().Name()), base64.StdEncoding.EncodeToString(must(proto.MarshalOptions{Deterministic: true}.Marshal(m))),
+			must(protojson.Marshal(m)),
+		})
+	}
+	file := filepath.Join(t.TempDir(), "golden.json")
+	if err := os.WriteFile(file, must(json.Marshal(all)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// shell runs a command, which may take long, and fails the test if it fails.
+func shell(t *testing.T, dir string, env []string, name string, args ...string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Dir, cmd.Env = dir, append(os.Environ(), env...)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %v: %v\n%s", name, args, err, out)
+	}
+	return string(out)
+}
+
+// The Python client, built into a wheel and installed where nothing else is, does what
+// a caller needs, blocking and with asyncio; its types are right; and what is generated
+// of it is what would be generated now.
+func TestPythonClient(t *testing.T) {
+	python := tool(t, "python3", "TEAMTOKEN_PYTHON", "apt-get install python3 python3-venv")
+	source := must(filepath.Abs("../../clients/python"))
+	workshop, empty := filepath.Join(t.TempDir(), "workshop"), filepath.Join(t.TempDir(), "empty")
+	shell(t, "", nil, python, "-m", "venv", workshop)
+	shell(t, "", nil, filepath.Join(workshop, "bin", "pip"), "install", "-q", "--disable-pip-version-check", "-r", filepath.Join(source, "workshop.txt"))
+	dist := t.TempDir()
+	shell(t, source, nil, filepath.Join(workshop, "bin", "python"), "-m", "build", "--wheel", "--no-isolation", "--outdir", dist, ".")
+	wheels := must(filepath.Glob(filepath.Join(dist, "*.whl")))
+	if len(wheels) != 1 {
+		t.Fatalf("%d wheels were built", len(wheels))
+	}
+	shell(t, "", nil, python, "-m", "venv", empty)
+	shell(t, "", nil, filepath.Join(empty, "bin", "pip"), "install", "-q", "--disable-pip-version-check", wheels[0])
+	stage := setStage(t)
+	for _, script := range []string{"scenario.py", "scenario_aio.py"} {
+		t.Run(script, func(t *testing.T) {
+			t.Log(shell(t, t.TempDir(), stage.env, filepath.Join(empty, "bin", "python"), filepath.Join(source, "tests", script)))
+		})
+	}
+	t.Run("types", func(t *testing.T) {
+		shell(t, source, nil, filepath.Join(workshop, "bin", "mypy"), "--strict", "src/teamtoken", "tests")
+	})
+	t.Run("generated", func(t *testing.T) {
+		copied := checkout(t)
+		path := "PATH=" + filepath.Join(workshop, "bin") + ":" + os.Getenv("PATH")
+		shell(t, copied, []string{path}, "go", "tool", "-modfile=tools/buf/go.mod", "buf", "generate", "--template", "clients/python/buf.gen.yaml")
+		if changed := shell(t, copied, nil, "git", "status", "--porcelain"); changed != "" {
+			t.Errorf("generating anew changes:\n%s", changed)
+		}
+	})
+}
