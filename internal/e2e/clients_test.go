@@ -250,3 +250,29 @@ func TestPythonClient(t *testing.T) {
 		}
 	})
 }
+
+// The TypeScript client, packed and installed where nothing else is, does what a caller
+// needs; and what is generated of it is what would be generated now.
+func TestTypeScriptClient(t *testing.T) {
+	npm := tool(t, "npm", "TEAMTOKEN_NPM", "apt-get install npm, with Node 20 or later")
+	copied := checkout(t)
+	source := filepath.Join(copied, "clients", "typescript")
+	shell(t, source, nil, npm, "ci", "--no-audit", "--no-fund")
+	shell(t, copied, nil, "go", "tool", "-modfile=tools/buf/go.mod", "buf", "generate", "--template", "clients/typescript/buf.gen.yaml")
+	if changed := shell(t, copied, nil, "git", "status", "--porcelain"); changed != "" {
+		t.Errorf("generating anew changes:\n%s", changed)
+	}
+	shell(t, source, nil, npm, "run", "build")
+	shell(t, source, nil, npm, "pack")
+	packed := must(filepath.Glob(filepath.Join(source, "*.tgz")))
+	empty := t.TempDir()
+	if err := os.WriteFile(filepath.Join(empty, "package.json"), []byte(`{"private": true, "type": "module"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	shell(t, empty, nil, npm, "install", "--no-audit", "--no-fund", packed[0])
+	scenario := must(os.ReadFile(filepath.Join(source, "test", "scenario.mjs")))
+	if err := os.WriteFile(filepath.Join(empty, "scenario.mjs"), scenario, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Log(shell(t, empty, setStage(t).env, "node", "scenario.mjs"))
+}
