@@ -1,9 +1,6 @@
-import { fromBinary } from "@bufbuild/protobuf";
-import { anyUnpack } from "@bufbuild/protobuf/wkt";
 import { type ServiceError, status } from "@grpc/grpc-js";
 
-import { BadRequestSchema, ErrorInfoSchema, RequestInfoSchema, RetryInfoSchema } from "./gen/google/rpc/error_details_pb.js";
-import { StatusSchema } from "./gen/google/rpc/status_pb.js";
+import { statusDetails } from "./details.js";
 import { ErrorReason } from "./gen/teamtoken/v1/error_reason_pb.js";
 
 /** Why a call failed, as the contract names it. */
@@ -89,20 +86,22 @@ export function errorOf(e: ServiceError, changes: boolean): TeamTokenError {
     violations: [],
   };
   for (const value of e.metadata.get("grpc-status-details-bin")) {
-    for (const detail of fromBinary(StatusSchema, value as Buffer).details) {
-      const info = anyUnpack(detail, ErrorInfoSchema);
-      if (info !== undefined) {
-        const outcome = info.metadata["outcome"] ?? "";
-        details.reasonName = info.reason;
-        details.outcome = outcome === "" ? "" : outcomes.includes(outcome) ? (outcome as Outcome) : "unknown";
-      }
-      const delay = anyUnpack(detail, RetryInfoSchema)?.retryDelay;
-      if (delay !== undefined) {
-        details.retryAfter = Number(delay.seconds) * 1000 + delay.nanos / 1e6;
-      }
-      details.requestId = anyUnpack(detail, RequestInfoSchema)?.requestId ?? details.requestId;
-      for (const v of anyUnpack(detail, BadRequestSchema)?.fieldViolations ?? []) {
-        details.violations.push({ field: v.field, description: v.description });
+    for (const detail of statusDetails(value as Buffer)) {
+      switch (detail.type) {
+        case "google.rpc.ErrorInfo": {
+          const outcome = detail.metadata["outcome"] ?? "";
+          details.reasonName = detail.reason;
+          details.outcome = outcome === "" ? "" : outcomes.includes(outcome) ? (outcome as Outcome) : "unknown";
+          break;
+        }
+        case "google.rpc.RetryInfo":
+          details.retryAfter = detail.milliseconds;
+          break;
+        case "google.rpc.RequestInfo":
+          details.requestId = detail.requestId;
+          break;
+        case "google.rpc.BadRequest":
+          details.violations = detail.violations;
       }
     }
   }
