@@ -17,6 +17,7 @@ import (
 	"github.com/teamtoken/teamtoken/internal/config"
 	"github.com/teamtoken/teamtoken/internal/gateway"
 	"github.com/teamtoken/teamtoken/internal/interceptor"
+	"github.com/teamtoken/teamtoken/internal/reference"
 	"github.com/teamtoken/teamtoken/internal/server"
 	"github.com/teamtoken/teamtoken/internal/service"
 	"github.com/teamtoken/teamtoken/internal/state"
@@ -148,6 +149,9 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) er
 	rest, err := gateway.New(inprocess, log)
 	if err != nil {
 		return err
+	}
+	if cfg.Docs {
+		rest = reference.Handler(rest)
 	}
 	tlsConfig, err := files.tls(cfg)
 	if err != nil {

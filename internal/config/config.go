@@ -58,6 +58,7 @@ type Config struct {
 	GRPCAddress  string `name:"grpc-address" var:"TEAMTOKEN_GRPC_ADDRESS" default:":9090" placeholder:"HOST:PORT" group:"Listeners" help:"Where gRPC is served."`
 	HTTPAddress  string `name:"http-address" var:"TEAMTOKEN_HTTP_ADDRESS" default:":8080" placeholder:"HOST:PORT" group:"Listeners" help:"Where REST is served."`
 	AdminAddress string `name:"admin-address" var:"TEAMTOKEN_ADMIN_ADDRESS" default:"127.0.0.1:9464" placeholder:"HOST:PORT" group:"Listeners" help:"Where /metrics, /livez and /readyz are served, always in the clear."`
+	Docs         bool   `name:"docs" var:"TEAMTOKEN_DOCS" default:"true" negatable:"" group:"Listeners" help:"Serve /openapi.json, and a page of it at /docs, on the REST listener, to everybody."`
 	Reflection   bool   `name:"reflection" var:"TEAMTOKEN_REFLECTION" default:"true" negatable:"" group:"Listeners" help:"Serve gRPC reflection."`
 	Pprof        bool   `name:"pprof" var:"TEAMTOKEN_PPROF" default:"false" group:"Listeners" help:"Serve /debug/pprof on the admin listener. A heap profile may hold secrets."`
 
