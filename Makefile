@@ -37,7 +37,7 @@ build: ## Build bin/teamtoken-server, and bin/teamtoken, the command line
 	@$(BUILD) -o bin/teamtoken-server ./cmd/server
 	@$(BUILD) -o bin/teamtoken ./cmd/teamtoken
 
-# What is given away is the same, bit for bit, wherever a commit is built with one version of Go.
+# What is given away is the same, bit for bit, wherever a commit is built with one version of Go; archives need GNU tar and gzip.
 DIST      ?= dist
 REVISION  ?= $(shell git rev-parse HEAD 2>/dev/null)
 EPOCH     := $(or $(SOURCE_DATE_EPOCH),$(shell git log -1 --format=%ct 2>/dev/null),0)
@@ -57,10 +57,12 @@ image: ## Make the OCI image of IMAGES, an archive in DIST, without a container 
 
 release: image ## Make archives of the program for PLATFORMS, the image, an SBOM and checksums, in DIST
 	@$(call build_for,$(filter-out $(IMAGES),$(PLATFORMS)))
-	@for p in $(PLATFORMS); do dir=$(DIST)/$${p/\//-}; cp README.md CHANGELOG.md $$dir; \
-	   tar -C $$dir --sort=name --format=ustar --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX --mtime=@$(EPOCH) -c . | gzip -n9 \
+	@set -o pipefail; for p in $(PLATFORMS); do \
+	   tar --format=ustar --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX --mtime=@$(EPOCH) -c \
+	     -C '$(abspath $(DIST))'/$${p/\//-} teamtoken teamtoken-server -C '$(CURDIR)' README.md $(wildcard CHANGELOG.md LICENSE) | gzip -n9 \
 	     > $(DIST)/teamtoken-$(VERSION)-$${p/\//-}.tar.gz || exit 1; done
-	@cd $(DIST) && sha256sum teamtoken-$(VERSION)* > SHA256SUMS && cat SHA256SUMS
+	@cd $(DIST) && sha256sum $(patsubst %,teamtoken-$(VERSION)-%.tar.gz,$(subst /,-,$(PLATFORMS))) teamtoken-$(VERSION){.cdx.json,.oci.tar} \
+	   > SHA256SUMS && cat SHA256SUMS
 
 test: ## Run every test, with the race detector where there is a C compiler
 	@test -n "$(RACE)" || echo "no C compiler: the tests run without the race detector"
