@@ -5,7 +5,8 @@ SHELL := /bin/bash
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 BUF     := go tool -modfile=tools/buf/go.mod buf
 LINT    := go tool -modfile=tools/lint/go.mod golangci-lint
-SBOM    := go tool -modfile=tools/sbom/go.mod cyclonedx-gomod
+# Run by this machine, about a program for Linux: it has every module that those for other platforms have.
+SBOM    := go run -modfile=tools/sbom/go.mod -exec 'env CGO_ENABLED=0 GOOS=linux GOARCH=amd64' github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod
 VULN    := go tool -modfile=tools/vulncheck/go.mod govulncheck
 FUZZ    := internal/upstream:FuzzTeamPath internal/upstream:FuzzTokenDocument internal/upstream:FuzzRateLimitHeaders \
            internal/gateway:FuzzRequestDocument internal/gateway:FuzzPath internal/config:FuzzFile \
@@ -36,7 +37,7 @@ build: ## Build bin/teamtoken-server, and bin/teamtoken, the command line
 	@$(BUILD) -o bin/teamtoken-server ./cmd/server
 	@$(BUILD) -o bin/teamtoken ./cmd/teamtoken
 
-# What is given away is the same, bit for bit, wherever a commit is built with one version of Go.
+# What is given away is the same, bit for bit, wherever a commit is built with one version of Go; archives need GNU tar and gzip.
 DIST      ?= dist
 REVISION  ?= $(shell git rev-parse HEAD 2>/dev/null)
 EPOCH     := $(or $(SOURCE_DATE_EPOCH),$(shell git log -1 --format=%ct 2>/dev/null),0)
@@ -56,10 +57,12 @@ image: ## Make the OCI image of IMAGES, an archive in DIST, without a container 
 
 release: image ## Make archives of the program for PLATFORMS, the image, an SBOM and checksums, in DIST
 	@$(call build_for,$(filter-out $(IMAGES),$(PLATFORMS)))
-	@for p in $(PLATFORMS); do dir=$(DIST)/$${p/\//-}; cp README.md CHANGELOG.md $$dir; \
-	   tar -C $$dir --sort=name --format=ustar --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX --mtime=@$(EPOCH) -c . | gzip -n9 \
+	@set -o pipefail; for p in $(PLATFORMS); do \
+	   tar --format=ustar --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX --mtime=@$(EPOCH) -c \
+	     -C '$(abspath $(DIST))'/$${p/\//-} teamtoken teamtoken-server -C '$(CURDIR)' README.md $(wildcard CHANGELOG.md LICENSE) | gzip -n9 \
 	     > $(DIST)/teamtoken-$(VERSION)-$${p/\//-}.tar.gz || exit 1; done
-	@cd $(DIST) && sha256sum teamtoken-$(VERSION)* > SHA256SUMS && cat SHA256SUMS
+	@cd $(DIST) && sha256sum $(patsubst %,teamtoken-$(VERSION)-%.tar.gz,$(subst /,-,$(PLATFORMS))) teamtoken-$(VERSION){.cdx.json,.oci.tar} \
+	   > SHA256SUMS && cat SHA256SUMS
 
 test: ## Run every test, with the race detector where there is a C compiler
 	@test -n "$(RACE)" || echo "no C compiler: the tests run without the race detector"
@@ -111,7 +114,9 @@ SBOM_FILE ?= bin/teamtoken-server.cdx.json
 sbom: ## Write SBOM_FILE, the modules that the program is made of (CycloneDX)
 	@mkdir -p $(dir $(SBOM_FILE))
 	$(SBOM) app -json -std -noserial -main cmd/server -output $(SBOM_FILE) .
-	@sed -i 's/"timestamp": "[^"]*"/"timestamp": "$(shell date -u -d @$(EPOCH) +%FT%TZ)"/' $(SBOM_FILE) # it would be the present
+	@# The time would be the present, and the tool's own hashes those of a program that each machine builds for itself.
+	@sed -i -e 's/"timestamp": "[^"]*"/"timestamp": "$(shell date -u -d @$(EPOCH) +%FT%TZ)"/' \
+	   -e '/"tools": \[/,/"component": {/{/"hashes": \[/,/\],/d}' $(SBOM_FILE)
 
 fuzz: ## Run each fuzz target for FUZZTIME
 	@for target in $(FUZZ); do \

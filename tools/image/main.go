@@ -148,7 +148,12 @@ func (i *image) write(out string, programs []string) error {
 	if err != nil {
 		return err
 	}
-	whole.Annotations = map[string]string{"org.opencontainers.image.ref.name": i.version}
+	whole.Annotations = map[string]string{
+		"org.opencontainers.image.ref.name": i.version,
+		// Docker, containerd and podman name what they load by this one; podman would
+		// else take the version for a name.
+		"io.containerd.image.name": "localhost/teamtoken:" + i.version,
+	}
 	top, err := json.Marshal(index{SchemaVersion: 2, MediaType: typeIndex, Manifests: []descriptor{whole}})
 	if err != nil {
 		return err
