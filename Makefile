@@ -21,7 +21,7 @@ ifeq ($(BASE),$(shell git rev-parse -q HEAD 2>/dev/null))
 BASE = $(shell git rev-parse -q --verify HEAD^ 2>/dev/null)
 endif
 
-.PHONY: help run run-cluster build image release test test-long chaos mesh soak generate generate-check lint vuln sbom fuzz bench
+.PHONY: help run run-cluster build image release test test-clients generate-clients test-long chaos mesh soak generate generate-check lint vuln sbom fuzz bench
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,16 @@ test: ## Run every test, with the race detector where there is a C compiler
 	go test $(RACE) -timeout 15m ./...
 	cd test/clients && go test $(RACE) -timeout 5m ./...
 	cd test/deploy && go test -timeout 5m ./...
+	cd tools/image && go test -timeout 5m ./...
+
+test-clients: ## Build, install and play through the clients of every language, the command line and the page of the REST surface
+	go test -timeout 20m -v -run 'TestPythonClient|TestTypeScriptClient|TestJavaClient|TestCommandLine|TestCompletion|TestDocsPage' ./internal/e2e
+	go test ./client
+	cd test/clients && go test -timeout 5m ./...
+
+generate-clients: ## Make what is generated of clients/ from proto/; needs what clients/python/workshop.txt and npm ci install
+	$(BUF) generate --template clients/python/buf.gen.yaml
+	$(BUF) generate --template clients/typescript/buf.gen.yaml
 
 test-long: ## Run the attacks at full size against the shipped limits, h2spec, and 500 calls of each fault, for half an hour
 	TEAMTOKEN_LONG=1 go test -timeout 60m -v -run 'TestAbuse|TestH2Spec|TestFaultMatrix' ./internal/e2e

@@ -116,7 +116,9 @@ func TestDocsPage(t *testing.T) {
 			b.do("Page.navigate", map[string]any{"url": f.rest + "/docs/"})
 			eventually(t, "the page shows every operation", func() bool { return b.number(`document.querySelectorAll(".opblock").length`) == 8 })
 			b.number(`document.querySelectorAll(".opblock-summary-control").forEach(e => e.click()), 0`)
-			eventually(t, "every operation is open", func() bool { return b.number(`document.querySelectorAll(".opblock.is-open .responses-table").length`) == 8 })
+			eventually(t, "every operation is open", func() bool {
+				return b.number(`document.querySelectorAll(".opblock.is-open .responses-table").length`) == 8
+			})
 			if over := b.number(`document.documentElement.scrollWidth - window.innerWidth`); over > 0 {
 				t.Errorf("it is %v pixels too wide", over)
 			}

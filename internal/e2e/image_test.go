@@ -24,37 +24,41 @@ import (
 	"github.com/teamtoken/teamtoken/internal/simulator"
 )
 
-// makeImage has make build the image of this machine's platform, in a checkout.
-func makeImage(t *testing.T, checkout string) (archive []byte) {
+// makeRelease has make build all that is given away for this machine's platform, in a
+// checkout.
+func makeRelease(t *testing.T, checkout string) (files map[string][]byte) {
 	t.Helper()
 	dist := t.TempDir()
-	cmd := exec.Command("make", "-s", "image", "IMAGES=linux/"+runtime.GOARCH, "DIST="+dist, "VERSION=v0.0.0-test", "REVISION=0123abc")
+	cmd := exec.Command("make", "-s", "release", "PLATFORMS=linux/"+runtime.GOARCH, "DIST="+dist, "VERSION=v0.0.0-test", "REVISION=0123abc")
 	cmd.Dir = checkout
 	cmd.Env = append(os.Environ(), "SOURCE_DATE_EPOCH=1700000000")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	return must(os.ReadFile(filepath.Join(dist, "teamtoken-v0.0.0-test.oci.tar")))
+	files = make(map[string][]byte)
+	for _, name := range []string{".oci.tar", ".cdx.json", "-linux-" + runtime.GOARCH + ".tar.gz"} {
+		files[name] = must(os.ReadFile(filepath.Join(dist, "teamtoken-v0.0.0-test"+name)))
+	}
+	return files
 }
 
-// checkout is another copy of the sources, with another history, other modes and times.
+// checkout is another copy of the sources, with other modes and times.
 func checkout(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
+	if out, err := exec.Command("git", "clone", "-q", "--no-checkout", "../..", dir).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
 	list := strings.Split(strings.TrimSuffix(string(must(exec.Command("git", "-C", "../..", "ls-files", "-co", "--exclude-standard", "-z").Output())), "\x00"), "\x00")
 	for _, name := range list {
-		content, err := os.ReadFile(filepath.Join("../..", name))
+		info, err := os.Stat(filepath.Join("../..", name))
 		if errors.Is(err, fs.ErrNotExist) { // deleted and not yet committed
 			continue
 		}
+		content := must(os.ReadFile(filepath.Join("../..", name)))
 		file := filepath.Join(dir, name)
-		if err := errors.Join(err, os.MkdirAll(filepath.Dir(file), 0o700), os.WriteFile(file, content, 0o700)); err != nil {
+		if err := errors.Join(err, os.MkdirAll(filepath.Dir(file), 0o700), os.WriteFile(file, content, info.Mode()&0o700)); err != nil {
 			t.Fatal(err)
-		}
-	}
-	for _, args := range [][]string{{"init", "-q"}, {"add", "-A"}, {"-c", "user.name=t", "-c", "user.email=t@teamtoken.test", "commit", "-qm", "another"}} {
-		if out, err := exec.Command("git", append([]string{"-C", dir}, args...)...).CombinedOutput(); err != nil {
-			t.Fatalf("git %v: %v\n%s", args, err, out)
 		}
 	}
 	return dir
@@ -77,16 +81,38 @@ func unpacked(t *testing.T, archive io.Reader) (names []string, files map[string
 	}
 }
 
+// readOnly takes the right to write from whom a directory and all below it belong to,
+// until the test ends: without the rights of root the program runs as the one who
+// unpacked it.
+func readOnly(t *testing.T, root string) {
+	t.Helper()
+	set := func(bit fs.FileMode) error {
+		return filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || !d.IsDir() {
+				return err
+			}
+			return os.Chmod(path, 0o555|bit)
+		})
+	}
+	if err := set(0); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = set(0o200) })
+}
+
 // The image is the same wherever it is built, holds what it should and no more, and
 // what it holds runs: alone, as nobody, on a root that can't be written.
 func TestImage(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("an image is Linux")
 	}
-	archive := makeImage(t, "../..")
-	if !bytes.Equal(archive, makeImage(t, checkout(t))) {
-		t.Error("another build of the same sources is another image")
+	release, again := makeRelease(t, "../.."), makeRelease(t, checkout(t))
+	for name, content := range release {
+		if !bytes.Equal(content, again[name]) {
+			t.Errorf("another build of the same sources is another teamtoken%s", name)
+		}
 	}
+	archive := release[".oci.tar"]
 
 	_, layout, _ := unpacked(t, bytes.NewReader(archive))
 	type descriptor struct{ MediaType, Digest string }
@@ -178,6 +204,7 @@ func TestImage(t *testing.T) {
 	if err := os.Remove(filepath.Join(root, "policy.yaml")); err != nil {
 		t.Fatal(err)
 	}
+	readOnly(t, root)
 
 	sim, url := newSimulator(t)
 	s := withService(sim, url)

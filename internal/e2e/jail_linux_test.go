@@ -11,13 +11,12 @@ const imageUser = 65532
 // jailed has a program see nothing but a directory, as nobody: with the rights of
 // root, or else in a user namespace of its own.
 func jailed(root string) *syscall.SysProcAttr {
-	as := &syscall.Credential{Uid: imageUser, Gid: imageUser, NoSetGroups: true}
 	if os.Getuid() == 0 {
-		return &syscall.SysProcAttr{Chroot: root, Credential: as}
+		return &syscall.SysProcAttr{Chroot: root, Credential: &syscall.Credential{Uid: imageUser, Gid: imageUser}}
 	}
 	return &syscall.SysProcAttr{
 		Chroot: root, Cloneflags: syscall.CLONE_NEWUSER,
-		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: imageUser, HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: imageUser, HostID: os.Getgid(), Size: 1}},
 	}
 }
