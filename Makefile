@@ -98,13 +98,13 @@ SOAK_TIME ?= 10m
 soak: ## Run at the upstream's rate limit for SOAK_TIME, with denied calls beside, and see that nothing grows
 	TEAMTOKEN_SOAK_TIME=$(SOAK_TIME) go test -timeout 60m -v -run 'TestSoak$$' ./internal/e2e
 
-generate: ## Make gen/ from proto/, and the manual of the settings
+generate: ## Make gen/ and docs/reference/ from proto/, and the manual of the settings
 	$(BUF) generate
 	go test ./internal/config -run TestManual -update
 
 generate-check: generate ## Fail if what is committed is not what is generated
-	git diff --exit-code -- gen docs/configuration.md
-	@test -z "$$(git status --porcelain -- gen)" || { git status --short -- gen; exit 1; }
+	git diff --exit-code -- gen docs/configuration.md docs/reference
+	@test -z "$$(git status --porcelain -- gen docs/reference)" || { git status --short -- gen docs/reference; exit 1; }
 
 lint: ## Check the protos, the code and the import rules
 	$(BUF) lint
