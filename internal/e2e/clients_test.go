@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -11,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -290,4 +292,44 @@ func TestJavaClient(t *testing.T) {
 		t.Fatalf("%d jars were built", len(jars))
 	}
 	t.Log(shell(t, t.TempDir(), setStage(t).env, "java", "-cp", jars[0]+":"+filepath.Join(libraries, "*"), filepath.Join(source, "test", "Scenario.java")))
+}
+
+// The recipes for languages without a package are typed as they stand, those for which
+// there are the tools.
+func TestRecipes(t *testing.T) {
+	sim, upstream := newSimulator(t)
+	f := start(t, withService(sim, upstream))
+	copied := checkout(t)
+	text := string(must(os.ReadFile(filepath.Join(copied, "clients", "recipes", "README.md"))))
+	sections := regexp.MustCompile("(?s)\n## (\\S+)\n(.*?)```sh\n(.*?)```").FindAllStringSubmatch(text, -1)
+	dirs := map[string]struct{ dir, tool string }{
+		"Ruby": {"ruby", "grpc_tools_ruby_protoc"}, "C++": {"cpp", "grpc_cpp_plugin"}, "Rust": {"rust", "cargo"}, "C#": {"csharp", "dotnet"},
+	}
+	if len(sections) != len(dirs) {
+		t.Fatalf("%d recipes", len(sections))
+	}
+	bin := t.TempDir()
+	buf := fmt.Sprintf("#!/bin/sh\nexec go tool -modfile='%s' buf \"$@\"\n", filepath.Join(copied, "tools", "buf", "go.mod"))
+	if err := os.WriteFile(filepath.Join(bin, "buf"), []byte(buf), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, section := range sections {
+		t.Run(section[1], func(t *testing.T) {
+			of, ok := dirs[section[1]]
+			if !ok {
+				t.Fatal("a language that nobody expects")
+			}
+			tool(t, of.tool, "TEAMTOKEN_"+strings.ToUpper(of.dir), "see clients/recipes")
+			dir := filepath.Join(copied, "clients", "recipes", of.dir)
+			if err := os.MkdirAll(filepath.Join(dir, "gen"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			commands := strings.ReplaceAll(section[3], "localhost:9090", f.grpc)
+			out := shell(t, dir, []string{"TEAM=" + simulator.AnotherTeam(1), "PATH=" + bin + ":" + os.Getenv("PATH")}, "sh", "-ec", commands)
+			if !regexp.MustCompile(`(?m)^made at-\w+, and again the same: true$`).MatchString(out) ||
+				!strings.Contains(out, "then: TEAM_NOT_FOUND_OR_FORBIDDEN not_applied") {
+				t.Errorf("it printed:\n%s", out)
+			}
+		})
+	}
 }
