@@ -247,8 +247,8 @@ func TestPythonClient(t *testing.T) {
 		copied := checkout(t)
 		path := "PATH=" + filepath.Join(workshop, "bin") + ":" + os.Getenv("PATH")
 		shell(t, copied, []string{path}, "go", "tool", "-modfile=tools/buf/go.mod", "buf", "generate", "--template", "clients/python/buf.gen.yaml")
-		if changed := shell(t, copied, nil, "git", "status", "--porcelain"); changed != "" {
-			t.Errorf("generating anew changes:\n%s", changed)
+		if files := changed(t, copied); files != "" {
+			t.Errorf("generating anew changes:\n%s", files)
 		}
 	})
 }
@@ -261,8 +261,8 @@ func TestTypeScriptClient(t *testing.T) {
 	source := filepath.Join(copied, "clients", "typescript")
 	shell(t, source, nil, npm, "ci", "--no-audit", "--no-fund")
 	shell(t, copied, nil, "go", "tool", "-modfile=tools/buf/go.mod", "buf", "generate", "--template", "clients/typescript/buf.gen.yaml")
-	if changed := shell(t, copied, nil, "git", "status", "--porcelain"); changed != "" {
-		t.Errorf("generating anew changes:\n%s", changed)
+	if files := changed(t, copied); files != "" {
+		t.Errorf("generating anew changes:\n%s", files)
 	}
 	shell(t, source, nil, npm, "run", "build")
 	shell(t, source, nil, npm, "pack")

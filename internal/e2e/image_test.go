@@ -61,7 +61,14 @@ func checkout(t *testing.T) string {
 			t.Fatal(err)
 		}
 	}
+	shell(t, dir, nil, "git", "add", "-A") // so that it can be seen what changes from here on
 	return dir
+}
+
+// changed are the files of a checkout that are others than they were, and new ones.
+func changed(t *testing.T, checkout string) string {
+	t.Helper()
+	return shell(t, checkout, nil, "git", "diff", "--name-only") + shell(t, checkout, nil, "git", "ls-files", "-o", "--exclude-standard")
 }
 
 // unpacked reads an archive.
