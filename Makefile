@@ -73,7 +73,7 @@ test: ## Run every test, with the race detector where there is a C compiler
 	cd tools/image && go test -timeout 5m ./...
 
 test-clients: ## Build, install and play through the clients of every language, the command line and the page of the REST surface
-	go test -timeout 20m -v -run 'TestPythonClient|TestTypeScriptClient|TestJavaClient|TestCommandLine|TestCompletion|TestDocsPage' ./internal/e2e
+	go test -timeout 20m -v -run 'TestGoClient|TestPythonClient|TestTypeScriptClient|TestJavaClient|TestCommandLine|TestCompletion|TestRecipes|TestDocsPage' ./internal/e2e
 	go test ./client
 	cd test/clients && go test -timeout 5m ./...
 

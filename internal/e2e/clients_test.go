@@ -31,7 +31,8 @@ import (
 // stage is what a client in another language is given to play with: the program with
 // mutual TLS and in the clear, an upstream, and what can go wrong, on demand.
 type stage struct {
-	env []string
+	env   []string
+	clear string // where the service is in the clear
 }
 
 // setStage starts all that, and describes it in variables, which every client's
@@ -60,7 +61,7 @@ func setStage(t *testing.T) stage {
 	}))
 	t.Cleanup(control.Close)
 	local := func(address string) string { return strings.Replace(address, "127.0.0.1", "localhost", 1) }
-	return stage{env: []string{
+	return stage{clear: clear.grpc, env: []string{
 		"SECURED=" + local(secured.grpc), "CLEAR=" + clear.grpc, "LOSSY=" + lossy.address, "REASONS=" + serveReasons(t),
 		"CA=" + ca.caFile, "CERT=" + friend, "KEY=" + friendKey, "STRANGER_CERT=" + stranger, "STRANGER_KEY=" + strangerKey,
 		"UPSTREAM=" + upstream, "CONTROL=" + control.URL, "GOLDEN=" + goldenMessages(t),
@@ -217,6 +218,20 @@ func shell(t *testing.T, dir string, env []string, name string, args ...string) 
 	return string(out)
 }
 
+// quickStart is the program of a client's README, which asks the real service in place
+// of the one that the README names.
+func quickStart(t *testing.T, readme, language, named, instead string) string {
+	t.Helper()
+	block := regexp.MustCompile("(?s)```" + language + "\n(.*?)```").FindStringSubmatch(string(must(os.ReadFile(readme))))
+	if block == nil || !strings.Contains(block[1], named) {
+		t.Fatalf("%s has no program with %s", readme, named)
+	}
+	return strings.ReplaceAll(block[1], named, instead)
+}
+
+// shown is what the programs of the READMEs print: a token's id, and no secret.
+var shown = regexp.MustCompile(`^at-[A-Za-z0-9]{16} \[secret\]\n$`)
+
 // The Python client, built into a wheel and installed where nothing else is, does what
 // a caller needs, blocking and with asyncio; its types are right; and what is generated
 // of it is what would be generated now.
@@ -240,6 +255,12 @@ func TestPythonClient(t *testing.T) {
 			t.Log(shell(t, t.TempDir(), stage.env, filepath.Join(empty, "bin", "python"), filepath.Join(source, "tests", script)))
 		})
 	}
+	t.Run("README", func(t *testing.T) {
+		program := quickStart(t, filepath.Join(source, "README.md"), "python", `Client("teamtoken.internal:9090")`, `Client("`+stage.clear+`", insecure=True)`)
+		if out := shell(t, t.TempDir(), nil, filepath.Join(empty, "bin", "python"), "-c", program); !shown.MatchString(out) {
+			t.Errorf("it printed %q", out)
+		}
+	})
 	t.Run("types", func(t *testing.T) {
 		shell(t, source, nil, filepath.Join(workshop, "bin", "mypy"), "--strict", "src/teamtoken", "tests")
 	})
@@ -276,7 +297,15 @@ func TestTypeScriptClient(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(empty, "scenario.mjs"), scenario, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	t.Log(shell(t, empty, setStage(t).env, "node", "scenario.mjs"))
+	stage := setStage(t)
+	t.Log(shell(t, empty, stage.env, "node", "scenario.mjs"))
+	program := quickStart(t, filepath.Join(source, "README.md"), "ts", `Client("teamtoken.internal:9090")`, `Client("`+stage.clear+`", { insecure: true })`)
+	if err := os.WriteFile(filepath.Join(empty, "readme.mjs"), []byte(program), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out := shell(t, empty, nil, "node", "readme.mjs"); !shown.MatchString(out) {
+		t.Errorf("the README's program printed %q", out)
+	}
 }
 
 // The Java client, as its jar and what that depends on, does what a caller needs. Its
@@ -291,7 +320,17 @@ func TestJavaClient(t *testing.T) {
 	if len(jars) != 1 {
 		t.Fatalf("%d jars were built", len(jars))
 	}
-	t.Log(shell(t, t.TempDir(), setStage(t).env, "java", "-cp", jars[0]+":"+filepath.Join(libraries, "*"), filepath.Join(source, "test", "Scenario.java")))
+	stage, classpath := setStage(t), jars[0]+":"+filepath.Join(libraries, "*")
+	t.Log(shell(t, t.TempDir(), stage.env, "java", "-cp", classpath, filepath.Join(source, "test", "Scenario.java")))
+	program := quickStart(t, filepath.Join(source, "README.md"), "java", `builder("teamtoken.internal:9090")`, `builder("`+stage.clear+`").insecure()`)
+	file := filepath.Join(t.TempDir(), "Readme.java")
+	text := "import com.github.teamtoken.*;\nclass Readme { public static void main(String[] args) {\n" + program + "} }\n"
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out := shell(t, t.TempDir(), nil, "java", "-cp", classpath, file); !shown.MatchString(out) {
+		t.Errorf("the README's program printed %q", out)
+	}
 }
 
 // The recipes for languages without a package are typed as they stand, those for which
