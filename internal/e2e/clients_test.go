@@ -113,23 +113,29 @@ func (l *lossy) loseNext() {
 	l.lose = true
 }
 
-// answers passes on what the server says, until that is an answer, by its size, which
-// is to be lost.
+// answers passes on what the server says, until an answer is to be lost: from then on
+// nothing, and the connection is cut when there was so much that an answer was in it.
+// Nobody may see a part of it: a call whose headers came is never sent again.
 func (l *lossy) answers(client, server net.Conn) {
 	defer client.Close()
 	defer server.Close()
-	buffer := make([]byte, 64<<10)
+	buffer, lost := make([]byte, 64<<10), 0
 	for {
 		n, err := server.Read(buffer)
 		if err != nil {
 			return
 		}
 		l.mu.Lock()
-		cut := l.lose && n > 100
-		l.lose = l.lose && !cut
+		if l.lose {
+			lost += n
+		}
+		l.lose = l.lose && lost <= 100
 		l.mu.Unlock()
-		if cut {
+		switch {
+		case lost > 100:
 			return
+		case lost > 0:
+			continue
 		}
 		if _, err := client.Write(buffer[:n]); err != nil {
 			return
