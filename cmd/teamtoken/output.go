@@ -250,9 +250,17 @@ func (c *command) failed(err error) int {
 	case teamtokenv1.Outcome_OUTCOME_UNSPECIFIED:
 		f.Outcome = ""
 	case teamtokenv1.Outcome_OUTCOME_UNKNOWN:
-		f.Exit, f.Next = exitUnknown, "Look at the team's token before you call again."
+		f.Exit = exitUnknown
+		if call.ReasonName != "" {
+			f.Next = "Look at the team's token before you call again."
+		}
 		if errors.As(err, &making) {
-			f.Next = "Call again with --request-id " + making.requestID + ": it is the same call, and gives the token when it is known."
+			again := "all again with --request-id " + making.requestID + ": it is the same call, and gives the token when it is known."
+			if call.ReasonName == "" {
+				f.Next += " Then c" + again
+			} else {
+				f.Next = "C" + again
+			}
 		}
 	case teamtokenv1.Outcome_OUTCOME_APPLIED_UNDELIVERED:
 		f.Exit, f.Next = exitUndelivered, "Call again without --request-id, for another token."

@@ -187,6 +187,7 @@ rules:
 		{"insecure-and-certificates", nil, []string{"get", team, "--insecure"}, nil},
 		{"no-such-file", []string{"TEAMTOKEN_BEARER_FILE=/does/not/exist"}, []string{"get", team}, nil},
 		{"unreachable", []string{"TEAMTOKEN_ADDRESS=127.0.0.1:1"}, []string{"get", team}, nil},
+		{"generate-unreachable", []string{"TEAMTOKEN_ADDRESS=127.0.0.1:1"}, []string{"generate", team}, nil},
 		{"deadline", nil, []string{"generate", simulator.AnotherTeam(8), "--timeout", "500ms"}, func() {
 			sim.Inject(simulator.Fault{Method: http.MethodPost, Delay: 5 * time.Second, Apply: simulator.ApplyNever, Drop: simulator.DropFIN})
 		}},
