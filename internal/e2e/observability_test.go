@@ -149,10 +149,7 @@ func TestObservability(t *testing.T) {
 		slices.Sort(all)
 		return slices.Compact(all)
 	}
-	deadline := time.Now().Add(patience)
-	for len(missing()) > 0 && time.Now().Before(deadline) {
-		time.Sleep(100 * time.Millisecond)
-	}
+	soon(100*time.Millisecond, func() bool { return len(missing()) == 0 })
 	for _, m := range missing() {
 		t.Errorf("not on /metrics: %s", m)
 	}
@@ -178,11 +175,7 @@ func TestObservability(t *testing.T) {
 				last = answer.Status + " " + answer.Error
 				return len(answer.Data.Result) > 0
 			}
-			deadline := time.Now().Add(patience)
-			for !ok() && time.Now().Before(deadline) {
-				time.Sleep(200 * time.Millisecond)
-			}
-			if !ok() {
+			if !soon(200*time.Millisecond, ok) {
 				t.Errorf("the panel %q is empty: %s: %s", p.Title, expr, last)
 			}
 		}

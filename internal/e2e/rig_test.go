@@ -324,17 +324,26 @@ func (l *listening) RoundTrip(r *http.Request) (*http.Response, error) {
 // eventually waits for what must come true, and fails the test if it does not.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
+	if !soon(5*time.Millisecond, ok) {
+		t.Fatalf("not within %v: %s", patience, what)
+	}
+}
+
+// soon reports whether something comes true while there is patience. It is looked at
+// each interval.
+func soon(interval time.Duration, ok func() bool) bool {
 	deadline := time.NewTimer(patience)
 	defer deadline.Stop()
-	tick := time.NewTicker(5 * time.Millisecond)
+	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	for !ok() {
 		select {
 		case <-tick.C:
 		case <-deadline.C:
-			t.Fatalf("not within %v: %s", patience, what)
+			return false
 		}
 	}
+	return true
 }
 
 // authority is a CA, and the certificate of a server and a client made by it.
