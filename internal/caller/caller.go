@@ -31,7 +31,7 @@ type Caller struct {
 	ID         string
 	VerifiedBy Source
 	// Claims are all those of a JWT, verified; nil of other sources.
-	Claims map[string]any
+	Claims Claims
 }
 
 type callerKey struct{}
