@@ -123,7 +123,7 @@ func (j *JWT) verify(ctx context.Context, token string, keys KeySet, now time.Ti
 		return caller.Caller{}, none, errNoKey
 	}
 	var standard jwt.Claims
-	var all map[string]any
+	var all caller.Claims
 	if err := parsed.Claims(key, &standard, &all); err != nil {
 		return caller.Caller{}, none, errNotSigned
 	}
