@@ -103,7 +103,7 @@ func (c *explainCommand) Run(w io.Writer) error {
 }
 
 // claims reads a JSON object, or the file that @ names.
-func claims(text string) (map[string]any, error) {
+func claims(text string) (caller.Claims, error) {
 	if text == "" {
 		return nil, nil
 	}
@@ -114,9 +114,9 @@ func claims(text string) (map[string]any, error) {
 			return nil, err
 		}
 	}
-	var object map[string]any
-	if err := json.Unmarshal(content, &object); err != nil {
-		return nil, errors.New("it must be a JSON object, or @FILE with one")
+	var object caller.Claims
+	if err := json.Unmarshal(content, &object); err != nil || object == nil {
+		return nil, errors.New("it must be a JSON object, or @FILE with one, in which no key stands twice")
 	}
 	return object, nil
 }
