@@ -136,7 +136,7 @@ func known(b *testing.B, key *ecdsa.PrivateKey, mesh bool) *interceptor.Chain {
 	var text strings.Builder
 	text.WriteString("rules:\n")
 	for i := range 99 {
-		fmt.Fprintf(&text, "  - {name: r%d, callers: ['spiffe://example.org/ns/n%d/sa/*'], methods: ['*'], teams: [team-%d]}\n", i, i, i)
+		fmt.Fprintf(&text, "  - {name: r%d, callers: ['spiffe://example.org/ns/n%d/sa/*'], methods: ['*'], teams: [team-%016d]}\n", i, i, i)
 	}
 	text.WriteString("  - {name: last, callers: ['spiffe://example.org/ns/ci/sa/*', 'https://issuer.example.com#*'], methods: ['*'], teams: ['team-*']}\n")
 	rules, err := policy.Parse([]byte(text.String()))

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -15,17 +16,14 @@ import (
 // maxCondition is how many characters a condition may have.
 const maxCondition = 4 << 10
 
-var (
-	ruleName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,63}$`)
-	// What the ids can be made of, with `*` besides: a pattern of anything else
-	// could match none.
-	teamPattern         = regexp.MustCompile(`^[A-Za-z0-9*-]+$`)
-	organizationPattern = regexp.MustCompile(`^[A-Za-z0-9_*-]+$`)
-	callerPattern       = regexp.MustCompile(`^[!-~]+$`)
-)
+// maxPattern is longer than any id.
+const maxPattern = 4 << 10
 
-// Parse reads a policy file. Its error names every line that is wrong: an unknown
-// key or method, a rule that allows nothing, a condition that is not one.
+var ruleName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,63}$`)
+
+// Parse reads a policy file. Its error names every line that is wrong, in their
+// order: an unknown key or method, a rule or pattern that can allow nothing, a
+// condition that is not one.
 func Parse(file []byte) (*Policy, error) {
 	decoder := yaml.NewDecoder(bytes.NewReader(file))
 	var document, next yaml.Node
@@ -39,8 +37,8 @@ func Parse(file []byte) (*Policy, error) {
 	}
 	var p parser
 	p.document(document.Content[0])
-	if len(p.errs) > 0 {
-		return nil, errors.Join(p.errs...)
+	if err := p.err(); err != nil {
+		return nil, err
 	}
 	policy := &Policy{rules: p.rules, byMethod: make(map[string][]*rule)}
 	for i := range policy.rules {
@@ -55,12 +53,30 @@ var errNoRules = errors.New("there are no rules in it, so that nobody could do a
 
 // parser collects all that is wrong.
 type parser struct {
-	rules []rule
-	errs  []error
+	rules    []rule
+	findings []finding
+}
+
+// finding is what is wrong at a place of the file.
+type finding struct {
+	line, column int
+	text         string
 }
 
 func (p *parser) refuse(at *yaml.Node, format string, args ...any) {
-	p.errs = append(p.errs, fmt.Errorf("line %d: %w", at.Line, fmt.Errorf(format, args...)))
+	p.findings = append(p.findings, finding{at.Line, at.Column, fmt.Sprintf(format, args...)})
+}
+
+// err is all that was found, by its places.
+func (p *parser) err() error {
+	slices.SortStableFunc(p.findings, func(a, b finding) int {
+		return cmp.Or(cmp.Compare(a.line, b.line), cmp.Compare(a.column, b.column))
+	})
+	var all []error
+	for _, f := range p.findings {
+		all = append(all, fmt.Errorf("line %d: %s", f.line, f.text))
+	}
+	return errors.Join(all...)
 }
 
 // members are the values of a mapping by their keys, each of which is known and
@@ -91,7 +107,7 @@ func (p *parser) document(n *yaml.Node) {
 	switch {
 	case top == nil:
 	case list == nil, list.Kind == yaml.SequenceNode && len(list.Content) == 0:
-		p.errs = append(p.errs, errNoRules)
+		p.refuse(n, "%v", errNoRules)
 	case list.Kind != yaml.SequenceNode:
 		p.refuse(list, "rules must be a list")
 	default:
@@ -123,13 +139,14 @@ func (p *parser) rule(n *yaml.Node, names map[string]bool) {
 		}
 		names[r.name] = true
 	}
-	r.callers = newPatterns(p.list(has["callers"], "callers", callerPattern, "printable ASCII without spaces"))
-	r.teams = newPatterns(p.list(has["teams"], "teams", teamPattern, "letters, digits, - and *"))
-	r.organizations = newPatterns(p.list(has["organizations"], "organizations", organizationPattern, "letters, digits, -, _ and *"))
+	r.callers = newPatterns(p.list(has["callers"], "callers", badCaller))
+	r.teams = newPatterns(p.list(has["teams"], "teams", badTeam))
+	r.organizations = newPatterns(p.list(has["organizations"], "organizations", badOrganization))
 	r.methods = p.methods(has["methods"])
 	p.scope(n, &r, has)
 	if text := has["condition"]; text != nil {
 		r.condition = p.condition(text)
+		p.subject(text, &r)
 	}
 	p.rules = append(p.rules, r)
 }
@@ -142,8 +159,8 @@ func (p *parser) text(n *yaml.Node, what string) string {
 	return n.Value
 }
 
-// list is a list of one or more texts of a form.
-func (p *parser) list(n *yaml.Node, what string, form *regexp.Regexp, words string) []string {
+// list is a list of one or more texts. bad says why one can't stand there, if it can't.
+func (p *parser) list(n *yaml.Node, what string, bad func(string) string) []string {
 	switch {
 	case n == nil:
 		return nil
@@ -154,9 +171,17 @@ func (p *parser) list(n *yaml.Node, what string, form *regexp.Regexp, words stri
 	var texts []string
 	for _, item := range n.Content {
 		text := p.text(item, "each of "+what)
-		if text != "" && form != nil && !form.MatchString(text) {
-			p.refuse(item, "%q in %s could match nothing: it must be made of %s", text, what, words)
+		switch {
+		case text == "":
+			continue // as was told
+		case len(text) > maxPattern:
+			p.refuse(item, "one of %s is longer than %d characters", what, maxPattern)
 			continue
+		case bad != nil:
+			if why := bad(text); why != "" {
+				p.refuse(item, "%q in %s can match nothing: %s", text, what, why)
+				continue
+			}
 		}
 		texts = append(texts, text)
 	}
@@ -166,16 +191,20 @@ func (p *parser) list(n *yaml.Node, what string, form *regexp.Regexp, words stri
 func (p *parser) methods(n *yaml.Node) map[string]bool {
 	known := Methods()
 	methods := make(map[string]bool)
-	for i, method := range p.list(n, "methods", nil, "") {
-		switch {
-		case method == "*":
+	if len(p.list(n, "methods", nil)) == 0 {
+		return methods
+	}
+	for _, at := range n.Content {
+		switch method := at.Value; {
+		case at.Kind != yaml.ScalarNode || method == "" || at.Tag == "!!null": // as was told
+		case method == everything:
 			for _, each := range known {
 				methods[each] = true
 			}
-		case method != "" && !Known(method):
-			p.refuse(n.Content[i], "there is no method %q: there are %s, and \"*\" for all", method, strings.Join(known, ", "))
+		case !Known(method):
+			p.refuse(at, "there is no method %q: there are %s, and \"*\" for all", method, strings.Join(known, ", "))
 		case methods[method]:
-			p.refuse(n.Content[i], "the method %q stands a second time", method)
+			p.refuse(at, "the method %q stands a second time", method)
 		default:
 			methods[method] = true
 		}
@@ -183,7 +212,11 @@ func (p *parser) methods(n *yaml.Node) map[string]bool {
 	return methods
 }
 
-// scope checks that a rule has what its methods go by, and nothing else.
+// everything stands for all methods.
+const everything = "*"
+
+// scope checks that a rule has what its methods go by, and nothing else. By "*" it
+// has those methods that it has a scope for.
 func (p *parser) scope(n *yaml.Node, r *rule, has map[string]*yaml.Node) {
 	if len(r.methods) == 0 {
 		return
@@ -206,6 +239,40 @@ func (p *parser) scope(n *yaml.Node, r *rule, has map[string]*yaml.Node) {
 	case !organizations && has["organizations"] != nil:
 		p.refuse(has["organizations"], "none of the rule's methods goes by organizations, as ListTokens does: leave them out")
 	}
+	listed := has["methods"].Content
+	if !all || has["teams"] == nil && has["organizations"] == nil ||
+		slices.ContainsFunc(listed, func(m *yaml.Node) bool { return m.Value == everything }) {
+		return
+	}
+	for _, method := range listed {
+		how, known := scopes[method.Value]
+		switch {
+		case !known:
+		case how == byOrganization && has["organizations"] == nil:
+			p.refuse(method, "%s goes by organizations, and the rule has none, so that it does not allow it: add them, or leave it out", method.Value)
+		case how != byOrganization && has["teams"] == nil:
+			p.refuse(method, "%s goes by teams, and the rule has none, so that it does not allow it: add them, or leave it out", method.Value)
+		}
+	}
+}
+
+// subject checks that a condition speaks of what the rule's methods have: of others
+// it is empty, and a condition that a team be another one than X would be true.
+func (p *parser) subject(n *yaml.Node, r *rule) {
+	if r.condition == nil || len(r.methods) == 0 {
+		return
+	}
+	teams, organizations := false, false
+	for method := range r.methods {
+		teams = teams || scopes[method] != byOrganization
+		organizations = organizations || scopes[method] == byOrganization
+	}
+	if r.condition.namesTeam && !teams {
+		p.refuse(n, "the condition: team is empty for the rule's methods")
+	}
+	if r.condition.namesOrganization && !organizations {
+		p.refuse(n, "the condition: organization is empty for the rule's methods, it is there for ListTokens")
+	}
 }
 
 func (p *parser) condition(n *yaml.Node) *condition {
@@ -217,10 +284,16 @@ func (p *parser) condition(n *yaml.Node) *condition {
 		p.refuse(n, "the condition is longer than %d characters", maxCondition)
 		return nil
 	}
-	c, err := compile(text)
-	if err != nil {
-		p.refuse(n, "the condition: %w", err)
-		return nil
+	c, slips := compile(text)
+	for _, s := range slips {
+		at := *n
+		switch {
+		case n.Style&yaml.LiteralStyle != 0: // whose lines begin under its `|`
+			at.Line += s.line
+		case n.Style&yaml.FoldedStyle != 0:
+			at.Line++
+		}
+		p.refuse(&at, "the condition: %s", s.what)
 	}
 	return c
 }

@@ -3,8 +3,8 @@ package policy
 import (
 	"errors"
 	"fmt"
-
-	"cel.dev/cel-go/cel"
+	"strconv"
+	"strings"
 )
 
 // rule allows its callers its methods on its teams and organizations, while its
@@ -63,73 +63,6 @@ func (u *rule) check(r Request) (verdict, error) {
 	return matches, nil
 }
 
-// condition is a CEL expression that was compiled.
-type condition struct {
-	program   cel.Program
-	namesTeam bool
-}
-
-// maxCost bounds the work of one condition, in CEL's own unit: far over what any
-// that a person writes needs, far under what a call takes.
-const maxCost = 10_000
-
-// environment is what a condition can speak of.
-var environment = func() *cel.Env {
-	env, err := cel.NewEnv(
-		cel.Variable("caller", cel.MapType(cel.StringType, cel.DynType)),
-		cel.Variable("method", cel.StringType),
-		cel.Variable("team", cel.StringType),
-		cel.Variable("organization", cel.StringType),
-		cel.Variable("now", cel.TimestampType),
-	)
-	if err != nil {
-		panic(err) // these declarations do not change
-	}
-	return env
-}()
-
-var errNoBool = errors.New("it must be true or false, not something else")
-
-func compile(text string) (*condition, error) {
-	ast, issues := environment.Compile(text)
-	if issues.Err() != nil {
-		return nil, issues.Err()
-	}
-	if !ast.OutputType().IsExactType(cel.BoolType) {
-		return nil, errNoBool
-	}
-	program, err := environment.Program(ast, cel.CostLimit(maxCost), cel.EvalOptions(cel.OptOptimize))
-	if err != nil {
-		return nil, err
-	}
-	c := &condition{program: program}
-	for _, reference := range ast.NativeRep().ReferenceMap() {
-		c.namesTeam = c.namesTeam || reference.Name == "team"
-	}
-	return c, nil
-}
-
-func (c *condition) holds(r Request) (bool, error) {
-	claims := r.Caller.Claims
-	if claims == nil {
-		claims = map[string]any{}
-	}
-	value, _, err := c.program.Eval(map[string]any{
-		"caller": map[string]any{
-			"id": r.Caller.ID, "verified_by": string(r.Caller.VerifiedBy), "claims": claims,
-		},
-		"method": r.Method, "team": r.Team, "organization": r.Organization, "now": r.Now,
-	})
-	if err != nil {
-		return false, err
-	}
-	holds, ok := value.Value().(bool)
-	if !ok {
-		return false, errNoBool
-	}
-	return holds, nil
-}
-
 // Verdict is why a rule decides a request, or does not.
 type Verdict struct {
 	Rule    string
@@ -145,10 +78,19 @@ func (p *Policy) Explain(r Request) []Verdict {
 	for i := range p.rules {
 		why, err := p.rules[i].check(r)
 		v := Verdict{Rule: p.rules[i].name, Allows: why == matches, Pending: why == matchesSomeTeam, Why: string(why)}
-		if err != nil {
-			v.Why += ": " + errors.Unwrap(err).Error()
+		if e := new(evaluation); errors.As(err, &e) {
+			v.Why += ": " + e.kind
+			if e.detail != "" {
+				v.Why += " (" + visible(e.detail) + ")"
+			}
 		}
 		all = append(all, v)
 	}
 	return all
+}
+
+// visible is text with what could steer a terminal escaped.
+func visible(text string) string {
+	quoted := strconv.Quote(text)
+	return strings.ReplaceAll(quoted[1:len(quoted)-1], `\"`, `"`)
 }
