@@ -8,6 +8,10 @@ import (
 	"unicode"
 	"unicode/utf16"
 	"unicode/utf8"
+
+	"golang.org/x/text/unicode/bidi"
+
+	"github.com/teamtoken/teamtoken/internal/caller"
 )
 
 // The events, by which a line says what it tells.
@@ -62,7 +66,7 @@ type Record struct {
 }
 
 const (
-	maxRunes = 256 // of one string
+	maxRunes = 256 // of one string that is as it was sent
 	cut      = "…" // stands after those of a longer one
 )
 
@@ -74,7 +78,7 @@ func (r *Record) append(b []byte) []byte {
 	b = appendString(b, `,"event":`, r.Event)
 	b = appendString(b, `,"call_id":`, r.CallID)
 	b = appendString(b, `,"request_id":`, r.RequestID)
-	b = appendString(b, `,"caller":`, r.Caller)
+	b = appendText(b, `,"caller":`, r.Caller, math.MaxInt) // who is verified: bounded by that, and never cut
 	b = appendString(b, `,"verified_by":`, r.VerifiedBy)
 	b = appendString(b, `,"peer":`, r.Peer)
 	b = appendString(b, `,"surface":`, r.Surface)
@@ -113,31 +117,46 @@ func appendTime(b []byte, t time.Time) []byte {
 	return append(b, 'Z')
 }
 
-// appendString writes key and s, or nothing if s is empty. What does not print is
-// escaped, so that a caller's text can neither end a line nor steer a terminal.
-func appendString(b []byte, key, s string) []byte {
+// appendString writes key and s, or nothing if s is empty. A string over maxRunes is
+// cut, and one of maxRunes and an ellipsis is such a one.
+func appendString(b []byte, key, s string) []byte { return appendText(b, key, s, maxRunes) }
+
+// appendText writes key and s, or nothing if s is empty. What can't be seen, and what
+// turns the text beside it round, is escaped: a caller's text can neither end a line,
+// nor steer a terminal, nor look like another field.
+func appendText(b []byte, key, s string, limit int) []byte {
 	if s == "" {
 		return b
 	}
 	b = append(b, key...)
 	b = append(b, '"')
-	if len(s) <= maxRunes && isPlain(s) {
+	if len(s) <= limit && isPlain(s) {
 		b = append(b, s...)
 		return append(b, '"')
 	}
 	runes := 0
 	for _, c := range s { // U+FFFD for each byte that is no UTF-8
-		if runes++; runes > maxRunes {
+		if runes++; runes > limit {
 			b = append(b, cut...)
 			break
 		}
-		if c == '"' || c == '\\' || !unicode.IsPrint(c) {
+		if c == '"' || c == '\\' || !caller.PrintableRune(c) || turns(c) || runes == 1 && unicode.IsMark(c) {
 			b = appendEscaped(b, c)
 			continue
 		}
 		b = utf8.AppendRune(b, c)
 	}
 	return append(b, '"')
+}
+
+// turns reports whether c is written from right to left, as Hebrew and Arabic are, so
+// that quotes and fields beside it would be shown in another order.
+func turns(c rune) bool {
+	if c < utf8.RuneSelf {
+		return false
+	}
+	p, _ := bidi.LookupRune(c)
+	return p.Class() == bidi.R || p.Class() == bidi.AL || p.Class() == bidi.AN
 }
 
 // isPlain reports whether s is printable ASCII with nothing to escape, as most is.

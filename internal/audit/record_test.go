@@ -136,7 +136,10 @@ func TestWhatCallersSendIsBoundedAndSafe(t *testing.T) {
 		{"lines of JavaScript", "\u2028\u2029", `"\u2028\u2029"`},
 		{"other languages", "ключ 鍵 🔑", `"ключ 鍵 🔑"`},
 		{"what is above 16 bits and does not print", "\U000e0001", `"\udb40\udc01"`},
-		{"no UTF-8", "a\xff\xc3", "\"a\ufffd\ufffd\""},
+		{"what is written from right to left", "א\u0627٣", `"\u05d0\u0627\u0663"`},
+		{"what can't be seen", "a\u3164\ufe0f\u2800\u034f\u00a0", `"a\u3164\ufe0f\u2800\u034f\u00a0"`},
+		{"a mark for the quote before it", "\u0301e\u0301", "\"\\u0301e\u0301\""},
+		{"no UTF-8", "a\xff\xc3", `"a\ufffd\ufffd"`},
 		{"as long as may be", long, `"` + long + `"`},
 		{"longer", long + "b", `"` + long + `…"`},
 		{"longer, and escaped at the end", long[:510] + "\nb", `"` + long[:510] + `\u000a…"`},
@@ -144,6 +147,27 @@ func TestWhatCallersSendIsBoundedAndSafe(t *testing.T) {
 		got, _ := (&audit.Record{Team: row.sent}).MarshalJSON()
 		if want := `{"time":"0001-01-01T00:00:00.000000000Z","team":` + row.written + `}`; string(got) != want {
 			t.Errorf("%s: %s, want %s", row.name, got, want)
+		}
+	}
+}
+
+// Who is verified is written down whole, so that no two callers look the same.
+func TestCallersAreNotCut(t *testing.T) {
+	for _, who := range []string{
+		"spiffe://example.org/" + strings.Repeat("a", 2027), "https://issuer.example#" + strings.Repeat("organization:acme:project:Default Project:", 24),
+		"https://issuer.example#" + strings.Repeat("鍵", 341), strings.Repeat("a.", 126) + "a",
+	} {
+		seen := map[string]string{}
+		for _, last := range []string{"", "x", "y", " x", "…", "鍵", "#", `"`, `","rule":"`} {
+			line, _ := (&audit.Record{Caller: who + last}).MarshalJSON()
+			var r audit.Record
+			if err := json.Unmarshal(line, &r); err != nil || r != (audit.Record{Time: r.Time, Caller: who + last}) {
+				t.Errorf("%q is written as %s, %v", who+last, line, err)
+			}
+			if other, twice := seen[string(line)]; twice {
+				t.Errorf("%q and %q have the same line", who+last, other)
+			}
+			seen[string(line)] = who + last
 		}
 	}
 }
@@ -208,7 +232,7 @@ func FuzzRecord(f *testing.F) {
 			"upstream_request_id": c, "code": d, "reason": a, "outcome": b,
 		} {
 			want := []rune(s) // which is U+FFFD for each byte that is no UTF-8
-			if len(want) > 256 {
+			if len(want) > 256 && name != "caller" {
 				want = append(want[:256], '…')
 			}
 			if text, _ := got[name].(string); text != string(want) {
