@@ -66,8 +66,11 @@ func (c *checkCommand) Run(w io.Writer) error {
 	if p.Rules() == 1 {
 		rules = "rule"
 	}
-	_, err = fmt.Fprintf(w, "ok: %d %s\n", p.Rules(), rules)
-	return err
+	fmt.Fprintf(w, "ok: %d %s\n", p.Rules(), rules)
+	for _, issuer := range p.Issuers() {
+		fmt.Fprintf(w, "not checked: whether TEAMTOKEN_JWT_ISSUER of the service is %s, or no caller of it can call\n", issuer)
+	}
+	return nil
 }
 
 // Run decides the call, and says why.

@@ -21,6 +21,7 @@ rules:
   - {name: ci, callers: [a.example.com], methods: [GenerateToken, GetTokenByID], teams: [team-BUHBEM97xboT8TVz]}
   - {name: prod, callers: ["**"], methods: ["*"], teams: ["*"], condition: 'caller.claims.env == "prod" && now.getFullYear() == 2026'}
 `)
+	byJWT := write("jwt.yaml", `rules: [{name: run, callers: ["https://app.terraform.io#organization:acme:project:Default Project:**", "https://app.terraform.io#a"], methods: [GetToken], teams: ["*"]}]`)
 	bad := write("bad.yaml", "rules:\n  - {name: ci, methods: [Get]}\n")
 	claims := write("claims.json", `{"env": "prod"}`)
 	explain := func(args ...string) []string {
@@ -33,6 +34,9 @@ rules:
 		want []string // lines of what is printed
 	}{
 		{"a good file", []string{"check", good}, 0, []string{"ok: 2 rules"}},
+		{"a good file, of which not all can be known", []string{"check", byJWT}, 0, []string{"ok: 1 rule\nnot checked: whether TEAMTOKEN_JWT_ISSUER of the service is https://app.terraform.io, or no caller of it can call\n"}},
+		{"a caller with a blank", []string{"explain", byJWT, "--caller=https://app.terraform.io#organization:acme:project:Default Project:workspace:app:run_phase:apply", "--method=GetToken", "--team=team-BUHBEM97xboT8TVz"}, 0, []string{"allowed by rule run"}},
+		{"claims of which one stands twice", explain("--method=GenerateToken", "--team=team-6p5jTwJQXwqZBncC", `--claims={"env": 1, "env": "prod"}`), 2, []string{"--claims: it must be a JSON object, or @FILE with one, in which no key stands twice"}},
 		{"a bad file", []string{"check", bad}, 2, []string{"line 2: a rule needs callers", `line 2: there is no method "Get"`}},
 		{"no file", []string{"check", filepath.Join(dir, "none")}, 2, []string{"no such file"}},
 		{"allowed", explain("--method=GenerateToken", "--team=team-BUHBEM97xboT8TVz"), 0, []string{

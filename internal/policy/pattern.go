@@ -5,6 +5,7 @@ import "strings"
 // patterns are ids, exact or with wildcards: `*` stands for any run of characters
 // but `/`, and `**` for any run at all. Nothing else in them is special.
 type patterns struct {
+	texts []string // as they stand in the file
 	exact map[string]bool
 	wild  []wildcard
 }
@@ -14,7 +15,7 @@ type patterns struct {
 type wildcard struct{ prefix, rest string }
 
 func newPatterns(texts []string) patterns {
-	p := patterns{exact: make(map[string]bool, len(texts))}
+	p := patterns{texts: texts, exact: make(map[string]bool, len(texts))}
 	for _, text := range texts {
 		if i := strings.IndexByte(text, '*'); i >= 0 {
 			p.wild = append(p.wild, wildcard{text[:i], text[i:]})

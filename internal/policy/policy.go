@@ -5,6 +5,7 @@ package policy
 import (
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/teamtoken/teamtoken/internal/caller"
@@ -58,6 +59,20 @@ type Policy struct {
 
 // Rules is how many there are.
 func (p *Policy) Rules() int { return len(p.rules) }
+
+// Issuers are those of callers by JWT that rules name, as patterns. Whether one is
+// believed is not the file's to say.
+func (p *Policy) Issuers() []string {
+	var all []string
+	for _, rule := range p.rules {
+		for _, pattern := range rule.callers.texts {
+			if issuer, _, byJWT := strings.Cut(pattern, "#"); byJWT && !slices.Contains(all, issuer) {
+				all = append(all, issuer)
+			}
+		}
+	}
+	return all
+}
 
 // Decide answers by the first rule that allows r.
 func (p *Policy) Decide(r Request) Decision {

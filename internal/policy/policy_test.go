@@ -258,6 +258,61 @@ func TestParseRefuses(t *testing.T) {
 	}
 }
 
+// All that is wrong with a file is told, by its lines, once each.
+func TestParseTellsAllInOrder(t *testing.T) {
+	_, err := policy.Parse([]byte(`rules:
+  - condition: caller.idd == "a"
+    teams: [BUHBEM97xboT8TVz, "team-*", team-x]
+    name: A
+    methods: [GetToken, ListTokens, Foo, GetToken]
+    callers:
+      - Billing.example.com
+      - ""
+      - ok.example.com
+      - my caller
+  - name: b
+    callers: ["**"]
+    methods: [GetToken]
+    teams: ["*"]
+    condition: |
+      method == "Get" &&
+        caller.claims.n == 1e20
+  - name: c
+    callers: ["**"]
+    methods: [GetToken]
+    teams: ["*"]
+    organizations: [acme]
+    condition: >
+      organization != "secret"
+  - name: d
+    callers: ["**"]
+    methods: [ListTokens]
+    organizations: ["*"]
+    condition: team != "team-BUHBEM97xboT8TVz"
+    allow: true
+  - name: b
+`))
+	if err == nil {
+		t.Fatal("no error")
+	}
+	lines := strings.Split(err.Error(), "\n")
+	for i, want := range []string{
+		"line 2: the condition: undefined field 'idd'", "line 3: \"BUHBEM97xboT8TVz\" in teams", "line 3: \"team-x\" in teams", "line 4: a rule's name",
+		"line 5: ListTokens goes by organizations", "line 5: there is no method \"Foo\"", "line 5: the method \"GetToken\" stands a second time",
+		"line 7: \"Billing.example.com\" in callers", "line 8: each of callers must be a text", "line 10: \"my caller\" in callers",
+		"line 16: the condition: \"Get\" is never equal to it", "line 17: the condition: the number 1e20 would be rounded",
+		"line 22: none of the rule's methods goes by organizations", "line 23: the condition: organization is empty",
+		"line 29: the condition: team is empty", "line 30: unknown key \"allow\"", "line 31: a rule needs callers", "line 31: a rule needs methods", "line 31: another rule has the name \"b\"",
+	} {
+		if i >= len(lines) || !strings.HasPrefix(lines[i], want) {
+			t.Fatalf("line %d must begin with %q:\n%v", i+1, want, err)
+		}
+	}
+	if len(lines) != 19 {
+		t.Errorf("%d lines:\n%v", len(lines), err)
+	}
+}
+
 // Every policy of the documentation is one.
 func TestDocumentation(t *testing.T) {
 	for _, name := range []string{"../../docs/policy.md", "../../README.md"} {
