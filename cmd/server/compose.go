@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,6 +30,9 @@ import (
 // the upstream's side, and serves until ctx ends.
 func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) error {
 	log := telemetry.NewLogger(stderr, cfg.LogLevel, cfg.LogFormat == "text")
+	for _, stranger := range config.Strangers(os.Environ()) {
+		log.Warn("an environment variable is no setting and is not read", "variable", stranger.Name, "did_you_mean", stranger.Meant)
+	}
 	told, err := telemetry.New(ctx, version, log)
 	if err != nil {
 		return fmt.Errorf("OpenTelemetry, by the variables OTEL_*: %w", err)
@@ -203,7 +207,7 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) er
 		log.Info("this replica shares no state: run it alone, or set TEAMTOKEN_STATE, since several would know nothing of each other's changes")
 	}
 	if cfg.AnyCaller() {
-		log.Warn("no caller is asked who it is: whoever reaches the listeners may replace the token of every team")
+		log.Warn("authentication is off: anyone who can connect can replace any team's token, and gets the secret that another caller was given by sending its request_id")
 	}
 	if cfg.Simulator {
 		welcome(stdout, srv, address)

@@ -30,8 +30,9 @@ The same by environment variables:
 
 ` + "```sh\n" + Environment + "```" + `
 
-An empty variable is not set. One that is no setting is not refused, as a key is: Kubernetes adds variables of its own,
-such as ` + "`TEAMTOKEN_SERVICE_HOST`" + `, to every container beside a Service of that name.
+An empty variable is not set. One that begins with ` + "`TEAMTOKEN_`" + ` and is no setting is named in a warning at start, with the
+setting that it is nearly. It is not refused, as a key is: Kubernetes adds variables of its own, such as
+` + "`TEAMTOKEN_SERVICE_HOST`" + `, to every container beside a Service of that name.
 `)
 	group := ""
 	for f := range reflect.TypeFor[Config]().Fields() {
