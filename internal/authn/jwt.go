@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/json"
 	"github.com/go-jose/go-jose/v4/jwt"
 
 	"github.com/teamtoken/teamtoken/internal/caller"
@@ -52,7 +53,7 @@ func NewJWT(o JWTOptions) (*JWT, error) {
 		j.algorithms = append(j.algorithms, algorithm)
 	}
 	switch {
-	case o.Issuer == "" || !name(o.Issuer):
+	case !validIssuer(o.Issuer):
 		return nil, errors.New("authn: the issuer must be printable ASCII, without # and spaces")
 	case len(o.Audiences) == 0 || slices.Contains(o.Audiences, ""):
 		return nil, errors.New("authn: no audience")
@@ -75,13 +76,15 @@ var (
 	errManyTokens = errors.New("there is more than one credential")
 	errNoBearer   = errors.New("the credential is no bearer token of a fit length")
 	errNotSigned  = errors.New("the token is not signed as it must be")
+	errKindOfJWT  = errors.New("the token's header is of another kind than JWT or at+jwt (typ, cty, crit, b64)")
 	errNoKey      = errors.New("the token is signed by a key that is not the issuer's")
+	errClaims     = errors.New("the token's claims are not those of a JWT")
 	errIssuer     = errors.New("the token is of another issuer")
 	errAudience   = errors.New("the token is meant for somebody else")
 	errNoExpiry   = errors.New("the token never expires")
 	errExpired    = errors.New("the token has expired")
 	errTooEarly   = errors.New("the token is not valid yet")
-	errSubject    = errors.New("the token has no subject that can be a name")
+	errSubject    = errors.New("the token has no subject that can be a name: something in it can't be seen, or it is too long")
 )
 
 // caller is the subject of the one token that was sent.
@@ -99,7 +102,26 @@ func (j *JWT) caller(ctx context.Context, sent []string) (caller.Caller, error) 
 	if c, ok := j.known.get(keys.version, id, now); ok {
 		return c, nil
 	}
-	c, expiry, err := j.verify(ctx, token, keys, now)
+	signed, err := jose.ParseSignedCompact(token, j.algorithms)
+	switch {
+	case err != nil || len(signed.Signatures) != 1:
+		return caller.Caller{}, errNotSigned
+	case !plain(signed.Signatures[0].Header):
+		return caller.Caller{}, errKindOfJWT
+	case keys.version == 0:
+		return caller.Caller{}, caller.ErrUnavailable
+	}
+	claims, ok := keys.verify(signed)
+	if !ok { // it may be by a key that came since
+		version := keys.version
+		if keys = j.options.Keys.Refreshed(ctx); keys.version != version {
+			claims, ok = keys.verify(signed)
+		}
+	}
+	if !ok {
+		return caller.Caller{}, errNoKey
+	}
+	c, expiry, err := j.read(claims, now)
 	if err != nil {
 		return caller.Caller{}, err
 	}
@@ -107,25 +129,54 @@ func (j *JWT) caller(ctx context.Context, sent []string) (caller.Caller, error) 
 	return c, nil
 }
 
-// verify checks all of a token, and returns its subject and when it expires.
-func (j *JWT) verify(ctx context.Context, token string, keys KeySet, now time.Time) (caller.Caller, time.Time, error) {
-	none := time.Time{}
-	parsed, err := jwt.ParseSigned(token, j.algorithms)
-	if err != nil || len(parsed.Headers) != 1 {
-		return caller.Caller{}, none, errNotSigned
+// verify is the claims of a token, if it is signed by one of the keys.
+func (s KeySet) verify(signed *jose.JSONWebSignature) (claims []byte, ok bool) {
+	header := signed.Signatures[0].Header
+	for _, key := range s.candidates(header.KeyID, header.Algorithm) {
+		if claims, err := signed.Verify(key); err == nil {
+			return claims, true
+		}
 	}
-	header := parsed.Headers[0]
-	key, ok := keys.find(header.KeyID, header.Algorithm)
-	if !ok { // it may be one that came since
-		key, ok = j.options.Keys.Refreshed(ctx).find(header.KeyID, header.Algorithm)
+	return nil, false
+}
+
+// plain reports whether a header is of a JWT that says who calls, and of nothing that
+// is signed by the same keys (RFC 8725, section 3.11): its type is JWT or at+jwt, or
+// is not there, which Kubernetes leaves out. Whatever changes how the token is to be
+// read is refused. Keys that the token brings or points to (jwk, jku, x5c, x5u) are
+// never read.
+func plain(header jose.Header) bool {
+	for _, name := range []jose.HeaderKey{"crit", "b64"} {
+		if _, ok := header.ExtraHeaders[name]; ok {
+			return false
+		}
 	}
+	if content, ok := header.ExtraHeaders[jose.HeaderContentType]; ok {
+		if kind, ok := content.(string); !ok || mediaType(kind) == "jwt" { // there is a token within
+			return false
+		}
+	}
+	value, ok := header.ExtraHeaders[jose.HeaderType]
 	if !ok {
-		return caller.Caller{}, none, errNoKey
+		return true
 	}
+	kind, _ := value.(string)
+	return mediaType(kind) == "jwt" || mediaType(kind) == "at+jwt"
+}
+
+// mediaType is a media type in lower case and without the `application/` that JOSE
+// may leave out (RFC 7515, section 4.1.9).
+func mediaType(s string) string {
+	return strings.TrimPrefix(strings.ToLower(s), "application/")
+}
+
+// read is who the verified claims of a token name, and when it expires.
+func (j *JWT) read(claims []byte, now time.Time) (caller.Caller, time.Time, error) {
+	none := time.Time{}
 	var standard jwt.Claims
 	var all caller.Claims
-	if err := parsed.Claims(key, &standard, &all); err != nil {
-		return caller.Caller{}, none, errNotSigned
+	if json.Unmarshal(claims, &standard) != nil || json.Unmarshal(claims, &all) != nil {
+		return caller.Caller{}, none, errClaims
 	}
 	o := j.options
 	switch {
@@ -139,7 +190,7 @@ func (j *JWT) verify(ctx context.Context, token string, keys KeySet, now time.Ti
 		return caller.Caller{}, none, errExpired
 	case early(standard.NotBefore, now.Add(o.Leeway)), early(standard.IssuedAt, now.Add(o.Leeway)):
 		return caller.Caller{}, none, errTooEarly
-	case standard.Subject == "" || len(standard.Subject) > maxSubject || !name(standard.Subject):
+	case !validSubject(standard.Subject):
 		return caller.Caller{}, none, errSubject
 	}
 	return caller.Caller{ID: o.Issuer + "#" + standard.Subject, VerifiedBy: caller.JWT, Claims: all}, standard.Expiry.Time(), nil
@@ -147,15 +198,21 @@ func (j *JWT) verify(ctx context.Context, token string, keys KeySet, now time.Ti
 
 func early(t *jwt.NumericDate, now time.Time) bool { return t != nil && t.Time().After(now) }
 
-// name reports whether s can be a part of an id: it is printable, and has no `#`,
-// which stands between the parts.
-func name(s string) bool {
-	for i := range len(s) {
-		if s[i] <= ' ' || s[i] > '~' || s[i] == '#' {
+// validIssuer reports whether issuer can stand before the `#` of an id, which is the
+// first one in it: it is printable ASCII, without `#` and blanks.
+func validIssuer(issuer string) bool {
+	for i := range len(issuer) {
+		if issuer[i] <= ' ' || issuer[i] > '~' || issuer[i] == '#' {
 			return false
 		}
 	}
-	return true
+	return issuer != ""
+}
+
+// validSubject reports whether subject can stand after it: whatever can be seen. A
+// blank at either end can't.
+func validSubject(subject string) bool {
+	return subject != "" && len(subject) <= maxSubject && strings.Trim(subject, " ") == subject && caller.Printable(subject)
 }
 
 // known are the tokens that were verified: ES256 costs more than all the rest of a

@@ -70,9 +70,6 @@ func TestJWT(t *testing.T) {
 		{"of no issuer", []string{"Bearer " + ec.sign(claims("iss", nil))}, ""},
 		{"without a subject", []string{"Bearer " + ec.sign(claims("sub", nil))}, ""},
 		{"with an empty subject", []string{"Bearer " + ec.sign(claims("sub", ""))}, ""},
-		{"with a subject that has the mark between the parts", []string{"Bearer " + ec.sign(claims("sub", "a#b"))}, ""},
-		{"with a subject of two words", []string{"Bearer " + ec.sign(claims("sub", "a b"))}, ""},
-		{"with a subject of two lines", []string{"Bearer " + ec.sign(claims("sub", "a\nb"))}, ""},
 		{"with a subject that has no end", []string{"Bearer " + ec.sign(claims("sub", strings.Repeat("a", 1025)))}, ""},
 		{"with a subject that is a number", []string{"Bearer " + ec.sign(claims("sub", 1))}, ""},
 
@@ -170,7 +167,6 @@ func TestKeysThatAreRefused(t *testing.T) {
 	for name, set := range map[string][]byte{
 		"a private key":        jwks(jose.JSONWebKey{Key: ec.private, KeyID: "a"}),
 		"a symmetric key":      jwks(jose.JSONWebKey{Key: []byte("0123456789abcdef"), KeyID: "a"}),
-		"two of one id":        jwks(ec.public(), newES256("a").public()),
 		"none":                 jwks(),
 		"none for signatures":  jwks(enc),
 		"nothing":              nil,

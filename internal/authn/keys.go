@@ -2,9 +2,6 @@ package authn
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/ed25519"
-	"crypto/rsa"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,69 +13,15 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/go-jose/go-jose/v4"
-
 	"github.com/teamtoken/teamtoken/internal/secret"
 )
 
 // Keys are the public keys of an issuer, which change.
 type Keys interface {
-	// Current are those of now.
+	// Current are those of now. The zero KeySet says that they are not known yet.
 	Current() KeySet
 	// Refreshed looks whether there are others, unless it was looked just now.
 	Refreshed(ctx context.Context) KeySet
-}
-
-// KeySet is public keys that were checked.
-type KeySet struct {
-	version uint64 // another for each set, and later ones are greater
-	keys    []jose.JSONWebKey
-}
-
-// versions counts the sets that were parsed.
-var versions atomic.Uint64
-
-// ParseKeys reads a JWKS. What it holds that cannot verify a signature is left out,
-// but for what must not be there: private and symmetric keys.
-func ParseKeys(jwks []byte) (KeySet, error) {
-	var set jose.JSONWebKeySet
-	if err := json.Unmarshal(jwks, &set); err != nil {
-		return KeySet{}, errors.New("authn: it is not a set of keys (JWKS)")
-	}
-	s := KeySet{version: versions.Add(1)}
-	ids := make(map[string]bool)
-	for _, key := range set.Keys {
-		switch {
-		case !key.Valid():
-			return KeySet{}, errors.New("authn: one of the keys is not valid")
-		case !key.IsPublic():
-			return KeySet{}, errors.New("authn: one of the keys is private or symmetric: whoever reads the file could make tokens")
-		case key.KeyID != "" && ids[key.KeyID]:
-			return KeySet{}, fmt.Errorf("authn: two keys have the id %q", key.KeyID)
-		}
-		ids[key.KeyID] = true
-		if key.Use == "" || key.Use == "sig" {
-			s.keys = append(s.keys, key)
-		}
-	}
-	if len(s.keys) == 0 {
-		return KeySet{}, errors.New("authn: it has no key for signatures")
-	}
-	return s, nil
-}
-
-// find is the key of an id for an algorithm. Without an id there must be no choice.
-func (s KeySet) find(id, algorithm string) (key jose.JSONWebKey, ok bool) {
-	for _, k := range s.keys {
-		if id != "" && k.KeyID != id || k.Algorithm != "" && k.Algorithm != algorithm || !fits(k.Key, algorithm) {
-			continue
-		}
-		if ok {
-			return jose.JSONWebKey{}, false
-		}
-		key, ok = k, true
-	}
-	return key, ok
 }
 
 // FileKeys are keys that somebody else keeps up to date.
@@ -89,30 +32,40 @@ type fileKeys func() KeySet
 func (f fileKeys) Current() KeySet                  { return f() }
 func (f fileKeys) Refreshed(context.Context) KeySet { return f() }
 
-// IssuerOptions say how an issuer is asked for its keys.
+// IssuerOptions say how an issuer is asked for its keys. All but Token must be set.
 type IssuerOptions struct {
-	Issuer string
+	Issuer     string
+	Algorithms []string // keys for others are of no use
 	// Client asks. It is used without following redirects.
 	Client *http.Client
 	// Token, if set, is sent as bearer token to the issuer, and to where that says its
 	// keys are, which Kubernetes wants.
 	Token func() secret.Text
+	// Waiting is told of each failure before there are any keys, and when the issuer is
+	// asked again.
+	Waiting func(err error, again time.Duration)
 	// Changed is told of each change of the keys, with nil, and of the first of each
 	// run of failures, with the error: the last good keys stay in use.
 	Changed func(error)
+	// LeftOut is told of the keys of each new set that are not used.
+	LeftOut func([]LeftOut)
 }
 
 const (
 	refreshInterval = 5 * time.Minute  // how long a key is believed that the issuer has withdrawn
 	refreshPause    = 10 * time.Second // between two questions because of keys that are not known
 	askTimeout      = 10 * time.Second // of one question
+	firstPause      = time.Second      // before an issuer that gave no keys is asked again; it doubles
+	longestPause    = 30 * time.Second // up to this
+	firstWait       = 3 * time.Second  // for the first answer: the program starts without it then
 	maxAnswer       = 1 << 20          // bytes
 )
 
-// issuerKeys are kept up to date by asking the issuer.
-type issuerKeys struct {
+// IssuerKeys are kept up to date by asking the issuer.
+type IssuerKeys struct {
 	options IssuerOptions
 	current atomic.Pointer[KeySet]
+	ready   chan struct{} // closed once there are keys
 
 	asking chan struct{} // of one place, which who asks has
 	asked  time.Time     // when the last answer came, or failed to
@@ -121,24 +74,36 @@ type issuerKeys struct {
 }
 
 // DiscoverKeys asks an issuer for its keys, by its OpenID Connect discovery
-// document, and goes on asking until ctx ends: every five minutes, and when a token
-// is signed by a key that is not known, at most every ten seconds.
-func DiscoverKeys(ctx context.Context, o IssuerOptions) (Keys, error) {
+// document, and goes on asking until ctx ends: until there are keys, with pauses that
+// grow to half a minute; then every five minutes, and when a token is signed by a key
+// that is not known, at most every ten seconds. It returns after the first answer or
+// failure, and after three seconds without one.
+func DiscoverKeys(ctx context.Context, o IssuerOptions) *IssuerKeys {
 	client := *o.Client
 	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	o.Client = &client
-	k := &issuerKeys{options: o, asking: make(chan struct{}, 1)}
-	if err := k.ask(ctx); err != nil {
-		return nil, fmt.Errorf("authn: the keys of %s: %w", o.Issuer, err)
+	k := &IssuerKeys{options: o, asking: make(chan struct{}, 1), ready: make(chan struct{})}
+	k.current.Store(&KeySet{})
+	first := make(chan struct{})
+	go k.follow(ctx, first)
+	wait := time.NewTimer(firstWait)
+	defer wait.Stop()
+	select {
+	case <-first:
+	case <-wait.C:
 	}
-	go k.follow(ctx)
-	return k, nil
+	return k
 }
 
-func (k *issuerKeys) Current() KeySet { return *k.current.Load() }
+// Ready is closed once there are keys. From then on there are always some.
+func (k *IssuerKeys) Ready() <-chan struct{} { return k.ready }
 
-// Refreshed waits for who asks already rather than asking too.
-func (k *issuerKeys) Refreshed(ctx context.Context) KeySet {
+// Current are those of now, and none before Ready.
+func (k *IssuerKeys) Current() KeySet { return *k.current.Load() }
+
+// Refreshed asks the issuer, unless it was asked just now. It waits for who asks
+// already rather than asking too.
+func (k *IssuerKeys) Refreshed(ctx context.Context) KeySet {
 	select {
 	case k.asking <- struct{}{}:
 	case <-ctx.Done():
@@ -151,7 +116,29 @@ func (k *issuerKeys) Refreshed(ctx context.Context) KeySet {
 	return k.Current()
 }
 
-func (k *issuerKeys) follow(ctx context.Context) {
+// follow asks until ctx ends. It closes first after the first answer or failure.
+func (k *IssuerKeys) follow(ctx context.Context, first chan struct{}) {
+	for pause := firstPause; ; pause = min(2*pause, longestPause) {
+		k.asking <- struct{}{}
+		err := k.ask(ctx)
+		<-k.asking
+		if err == nil {
+			close(k.ready)
+		} else if ctx.Err() == nil {
+			k.options.Waiting(fmt.Errorf("authn: the keys of %s: %w", k.options.Issuer, err), pause)
+		}
+		if pause == firstPause {
+			close(first)
+		}
+		if err == nil {
+			break
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return
+		}
+	}
 	tick := time.NewTicker(refreshInterval)
 	defer tick.Stop()
 	for {
@@ -167,7 +154,7 @@ func (k *issuerKeys) follow(ctx context.Context) {
 }
 
 // refresh asks, and tells what is new. The caller has the place.
-func (k *issuerKeys) refresh(ctx context.Context) {
+func (k *IssuerKeys) refresh(ctx context.Context) {
 	before := k.current.Load()
 	err := k.ask(ctx)
 	switch {
@@ -181,7 +168,7 @@ func (k *issuerKeys) refresh(ctx context.Context) {
 }
 
 // ask asks the issuer. The caller has the place, or is alone.
-func (k *issuerKeys) ask(ctx context.Context) error {
+func (k *IssuerKeys) ask(ctx context.Context) error {
 	defer func() { k.asked = time.Now() }() // not before: who waited for an issuer that hangs would ask again
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
@@ -197,7 +184,7 @@ func (k *issuerKeys) ask(ctx context.Context) error {
 		return errors.New("the discovery document is not one")
 	}
 	if discovered.Issuer != k.options.Issuer {
-		return errors.New("the discovery document is of another issuer")
+		return fmt.Errorf("the discovery document is of another issuer, %.200q: set TEAMTOKEN_JWT_ISSUER to what it says, if that is the one", discovered.Issuer)
 	}
 	answer, err := k.get(ctx, discovered.JWKS)
 	if err != nil {
@@ -206,16 +193,17 @@ func (k *issuerKeys) ask(ctx context.Context) error {
 	if slices.Equal(answer, k.answer) {
 		return nil // and what was verified stays known
 	}
-	set, err := ParseKeys(answer)
+	set, err := ParseKeys(answer, k.options.Algorithms...)
 	if err != nil {
 		return err
 	}
+	k.options.LeftOut(set.LeftOut())
 	k.answer = answer
 	k.current.Store(&set)
 	return nil
 }
 
-func (k *issuerKeys) get(ctx context.Context, address string) ([]byte, error) {
+func (k *IssuerKeys) get(ctx context.Context, address string) ([]byte, error) {
 	if !safe(address) {
 		return nil, fmt.Errorf("%q is not an https address, nor one of loopback", address)
 	}
@@ -253,21 +241,6 @@ func safe(address string) bool {
 		return host != ""
 	case "http":
 		return host == "localhost" || host == "127.0.0.1" || host == "::1"
-	default:
-		return false
-	}
-}
-
-// fits reports whether a key is of the kind that an algorithm signs with, so that
-// a token without a key's id finds the only one that can be meant.
-func fits(key any, algorithm string) bool {
-	switch key.(type) {
-	case *rsa.PublicKey:
-		return algorithm[0] == 'R' || algorithm[0] == 'P'
-	case *ecdsa.PublicKey:
-		return algorithm[:2] == "ES"
-	case ed25519.PublicKey:
-		return algorithm == string(jose.EdDSA)
 	default:
 		return false
 	}

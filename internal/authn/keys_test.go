@@ -3,6 +3,7 @@ package authn_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -15,6 +16,7 @@ import (
 	"github.com/go-jose/go-jose/v4"
 
 	"github.com/teamtoken/teamtoken/internal/authn"
+	"github.com/teamtoken/teamtoken/internal/caller"
 	"github.com/teamtoken/teamtoken/internal/secret"
 )
 
@@ -66,11 +68,14 @@ func newServer(keys ...jose.JSONWebKey) *server {
 	return &server{issuer: issuer, jwksURI: issuer + "/keys", keys: keys}
 }
 
-func (s *server) discover(ctx context.Context, changed func(error)) (authn.Keys, error) {
+func (s *server) discover(ctx context.Context, changed, waiting func(error)) *authn.IssuerKeys {
 	return authn.DiscoverKeys(ctx, authn.IssuerOptions{
-		Issuer: issuer, Client: &http.Client{Transport: s}, Changed: changed, Token: func() secret.Text { return secret.New("pod") },
+		Issuer: issuer, Client: &http.Client{Transport: s}, Token: func() secret.Text { return secret.New("pod") },
+		Changed: changed, Waiting: func(err error, _ time.Duration) { waiting(err) }, LeftOut: func([]authn.LeftOut) {},
 	})
 }
+
+func ignore(error) {}
 
 func TestIssuerIsAskedForItsKeys(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -79,10 +84,7 @@ func TestIssuerIsAskedForItsKeys(t *testing.T) {
 		first, second := newES256("1"), newES256("2")
 		s := newServer(first.public())
 		var told []error
-		keys, err := s.discover(ctx, func(err error) { told = append(told, err) })
-		if err != nil {
-			t.Fatal(err)
-		}
+		keys := s.discover(ctx, func(err error) { told = append(told, err) }, func(err error) { t.Error(err) })
 		a := byJWT(t, keys)
 		good := func(by signer) bool {
 			_, err := a.Caller(ctx, presented("10.0.0.1:1", "authorization", "Bearer "+by.sign(claims())))
@@ -147,8 +149,103 @@ func TestIssuerThatIsNotBelieved(t *testing.T) {
 	} {
 		s := newServer(key)
 		change(s)
-		if _, err := s.discover(t.Context(), func(error) {}); err == nil || !strings.Contains(err.Error(), issuer) {
+		var err error
+		keys := s.discover(t.Context(), ignore, func(e error) { err = e })
+		select {
+		case <-keys.Ready():
+			t.Errorf("%s: and it is believed", name)
+		default:
+		}
+		if err == nil || !strings.Contains(err.Error(), issuer) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+}
+
+// An issuer that can't be reached, or answers with what is not to be believed, is
+// asked again, ever more seldom, until it has keys. Until then nobody by JWT is
+// refused for good, and what is no JWT at all is.
+func TestIssuerThatIsNotThereYet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		key := newES256("1")
+		s := newServer(key.public())
+		s.fails = true
+		var told []error
+		keys := s.discover(ctx, func(err error) { t.Errorf("told of a change: %v", err) }, func(err error) { told = append(told, err) })
+		a := byJWT(t, keys)
+		ask := func(bearer string) error {
+			_, err := a.Caller(ctx, presented("10.0.0.1:1", "authorization", bearer))
+			return err
+		}
+		pass := func(d time.Duration) { time.Sleep(d); synctest.Wait() }
+		good, bad := "Bearer "+key.sign(claims()), "Bearer "+newES256("1").sign(claims())
+		for _, step := range []struct {
+			after time.Duration
+			tries int
+		}{{0, 1}, {time.Second, 2}, {2 * time.Second, 3}, {4 * time.Second, 4}, {8 * time.Second, 5}, {16 * time.Second, 6}, {30 * time.Second, 7}, {time.Hour, 127}} {
+			if pass(step.after); len(told) != step.tries {
+				t.Errorf("after another %v it was asked %d times, want %d", step.after, len(told), step.tries)
+			}
+			for range 10 {
+				if err := ask(good); !errors.Is(err, caller.ErrUnavailable) {
+					t.Fatalf("without keys: %v", err)
+				}
+				if err := ask(bad); !errors.Is(err, caller.ErrUnavailable) {
+					t.Fatalf("without keys, nobody knows that it is bad: %v", err)
+				}
+				if err := ask("Bearer nonsense"); err == nil || errors.Is(err, caller.ErrUnavailable) {
+					t.Fatalf("without keys, nonsense is still nonsense: %v", err)
+				}
+			}
+		}
+		if len(told) != 127 {
+			t.Errorf("calls have the issuer asked: %d times", len(told))
+		}
+		s.set(func() { s.fails, s.issuer = false, "https://another.example.com" })
+		if pass(30 * time.Second); !strings.Contains(told[len(told)-1].Error(), "another.example.com") || !errors.Is(ask(good), caller.ErrUnavailable) {
+			t.Error("an issuer that says that it is another is believed, or nobody is told")
+		}
+		s.set(func() { s.issuer, s.keys = issuer, nil })
+		if pass(30 * time.Second); !errors.Is(ask(good), caller.ErrUnavailable) {
+			t.Error("an issuer without keys counts as one with keys")
+		}
+		s.set(func() { s.keys = []jose.JSONWebKey{key.public()} })
+		pass(30 * time.Second)
+		select {
+		case <-keys.Ready():
+		default:
+			t.Error("the issuer has keys, and nobody is told")
+		}
+		if err := ask("Bearer " + key.sign(claims())); err != nil {
+			t.Error(err)
+		}
+		if err := ask(bad); err == nil || errors.Is(err, caller.ErrUnavailable) {
+			t.Errorf("a bad token, with keys: %v", err)
+		}
+	})
+}
+
+// An issuer that does not answer at all delays the start by three seconds, no more.
+func TestIssuerThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		start := time.Now()
+		authn.DiscoverKeys(ctx, authn.IssuerOptions{
+			Issuer: issuer, Client: &http.Client{Transport: hanging{}}, Changed: ignore,
+			Waiting: func(error, time.Duration) {}, LeftOut: func([]authn.LeftOut) {},
+		})
+		if took := time.Since(start); took != 3*time.Second {
+			t.Errorf("it took %v", took)
+		}
+	})
+}
+
+type hanging struct{}
+
+func (hanging) RoundTrip(r *http.Request) (*http.Response, error) {
+	<-r.Context().Done()
+	return nil, r.Context().Err()
 }

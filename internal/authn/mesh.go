@@ -43,12 +43,22 @@ func (m *Mesh) caller(sent []string) (caller.Caller, error) {
 	if len(sent) != 1 {
 		return caller.Caller{}, errManyHeaders
 	}
-	name := host
+	name := workloadOrHost
 	if m.Header == Envoy {
 		name = forwarded
 	}
 	id, err := name(sent[0])
 	return caller.Caller{ID: id}, err
+}
+
+// workloadOrHost is whom Linkerd names: a workload of the cluster by its DNS name, and
+// one outside, whose certificate SPIRE gives, by its SPIFFE id. A DNS name has no
+// colon, so that nothing is both.
+func workloadOrHost(name string) (string, error) {
+	if strings.Contains(name, ":") {
+		return workload(name)
+	}
+	return host(name)
 }
 
 // maxForwarded is far over the header of one certificate, its chain included.

@@ -82,7 +82,10 @@ func TestForwardedClientCert(t *testing.T) {
 
 // Only the proxy is believed, and only where it is to connect.
 func TestMesh(t *testing.T) {
-	const workload = "deployer.ci.serviceaccount.identity.linkerd.cluster.local"
+	const (
+		workload = "deployer.ci.serviceaccount.identity.linkerd.cluster.local"
+		external = "spiffe://root.linkerd.cluster.local/external-vm"
+	)
 	good := "URI=" + deployer
 	for _, row := range []struct {
 		name    string
@@ -103,6 +106,22 @@ func TestMesh(t *testing.T) {
 		{"with the other mesh's header, the other way round", byMesh(authn.Linkerd, caller.GRPC), "127.0.0.1:1", []string{xfcc, good}, "", true},
 		{"two headers", byMesh(authn.Envoy, caller.GRPC), "127.0.0.1:1", []string{xfcc, good, xfcc, good}, "", false},
 		{"two headers of Linkerd", byMesh(authn.Linkerd, caller.GRPC), "127.0.0.1:1", []string{l5d, workload, l5d, workload}, "", false},
+		{"Linkerd, of a workload outside of the cluster", byMesh(authn.Linkerd, caller.GRPC), "127.0.0.1:1", []string{l5d, external}, external, false},
+		{"Linkerd, a name in capitals", byMesh(authn.Linkerd, caller.GRPC), "127.0.0.1:1", []string{l5d, "A.B"}, "a.b", false},
+		{"two SPIFFE ids of Linkerd", byMesh(authn.Linkerd, caller.GRPC), "127.0.0.1:1", []string{l5d, external + "," + external}, "", false},
+		{"a SPIFFE id and a name", byMesh(authn.Linkerd, caller.GRPC), "127.0.0.1:1", []string{l5d, external + "," + workload}, "", false},
+		{"a trust domain alone", byMesh(authn.Linkerd, caller.GRPC), "127.0.0.1:1", []string{l5d, "spiffe://root.linkerd.cluster.local"}, "", false},
+		{"a trust domain and a slash", byMesh(authn.Linkerd, caller.GRPC), "127.0.0.1:1", []string{l5d, "spiffe://root.linkerd.cluster.local/"}, "", false},
+		{"a path that climbs", byMesh(authn.Linkerd, caller.GRPC), "127.0.0.1:1", []string{l5d, "spiffe://root.linkerd.cluster.local/a/../b"}, "", false},
+		{"a scheme in capitals", byMesh(authn.Linkerd, caller.GRPC), "127.0.0.1:1", []string{l5d, "SPIFFE://root.linkerd.cluster.local/external-vm"}, "", false},
+		{"a trust domain in capitals", byMesh(authn.Linkerd, caller.GRPC), "127.0.0.1:1", []string{l5d, "spiffe://Root/external-vm"}, "", false},
+		{"a SPIFFE id with a query", byMesh(authn.Linkerd, caller.GRPC), "127.0.0.1:1", []string{l5d, external + "?a"}, "", false},
+		{"a SPIFFE id with a port", byMesh(authn.Linkerd, caller.GRPC), "127.0.0.1:1", []string{l5d, "spiffe://root:1/external-vm"}, "", false},
+		{"a SPIFFE id with a blank before", byMesh(authn.Linkerd, caller.GRPC), "127.0.0.1:1", []string{l5d, " " + external}, "", false},
+		{"another scheme", byMesh(authn.Linkerd, caller.GRPC), "127.0.0.1:1", []string{l5d, "https://root.linkerd.cluster.local/external-vm"}, "", false},
+		{"a path without a scheme", byMesh(authn.Linkerd, caller.GRPC), "127.0.0.1:1", []string{l5d, "root.linkerd.cluster.local/external-vm"}, "", false},
+		{"a SPIFFE id too long", byMesh(authn.Linkerd, caller.GRPC), "127.0.0.1:1", []string{l5d, "spiffe://root/" + strings.Repeat("a", 2048)}, "", false},
+		{"as Envoy says it", byMesh(authn.Linkerd, caller.GRPC), "127.0.0.1:1", []string{l5d, "URI=" + external}, "", false},
 		{"a list", byMesh(authn.Linkerd, caller.GRPC), "127.0.0.1:1", []string{l5d, workload + ",a.b"}, "", false},
 		{"an empty name", byMesh(authn.Linkerd, caller.GRPC), "127.0.0.1:1", []string{l5d, ""}, "", false},
 		{"no mesh", authn.New(authn.Options{}), "127.0.0.1:1", []string{xfcc, good, l5d, workload}, "", true},

@@ -8,6 +8,8 @@ import (
 	"crypto/rsa"
 	"encoding/json"
 	"maps"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"strings"
 	"testing"
@@ -131,4 +133,10 @@ func byJWT(t testing.TB, keys authn.Keys) *authn.Authenticator {
 		t.Fatal(err)
 	}
 	return authn.New(authn.Options{JWT: j})
+}
+
+func answerOf(body []byte) *http.Response {
+	w := httptest.NewRecorder()
+	_, _ = w.Write(body)
+	return w.Result()
 }

@@ -5,6 +5,7 @@ package caller
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"net/netip"
 )
 
@@ -15,7 +16,7 @@ type Source string
 const (
 	// Certificate is a client certificate of the connection: a SPIFFE id, or a DNS name.
 	Certificate Source = "mtls"
-	// JWT is a bearer token that an issuer signed: `ISSUER#SUBJECT`.
+	// JWT is a bearer token that an issuer signed: `ISSUER#SUBJECT`. An issuer has no `#`.
 	JWT Source = "jwt"
 	// Mesh is a header of the service mesh's proxy: a SPIFFE id, or a DNS name.
 	Mesh Source = "mesh"
@@ -33,6 +34,10 @@ type Caller struct {
 	// Claims are all those of a JWT, verified; nil of other sources.
 	Claims Claims
 }
+
+// ErrUnavailable says that it can't be known now who calls: what is presented may be
+// good, and is to be presented again later.
+var ErrUnavailable = errors.New("the issuer's keys are not known yet")
 
 type callerKey struct{}
 
