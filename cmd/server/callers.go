@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
@@ -20,15 +21,18 @@ import (
 	"github.com/teamtoken/teamtoken/internal/policy"
 	"github.com/teamtoken/teamtoken/internal/secret"
 	"github.com/teamtoken/teamtoken/internal/server"
+	"github.com/teamtoken/teamtoken/internal/telemetry"
 )
 
 // identify makes certain who calls, by all the ways that the settings have; it
-// is nil where they have none.
-func (f follower) identify(cfg *config.Config) (func(context.Context, caller.Presented) (caller.Caller, error), error) {
+// is nil where they have none. ready is closed once it can: an issuer of JWTs may not
+// answer yet.
+func (f follower) identify(cfg *config.Config) (
+	identify func(context.Context, caller.Presented) (caller.Caller, error), ready <-chan struct{}, err error,
+) {
 	o := authn.Options{Certificates: cfg.MutualTLS(), SPIFFE: cfg.SPIFFESocket != ""}
-	var err error
-	if o.JWT, err = f.jwt(cfg); err != nil {
-		return nil, err
+	if o.JWT, ready, err = f.jwt(cfg); err != nil {
+		return nil, nil, err
 	}
 	if cfg.Mesh != config.NoMesh {
 		o.Mesh = &authn.Mesh{Header: authn.MeshHeader(cfg.Mesh)}
@@ -40,58 +44,105 @@ func (f follower) identify(cfg *config.Config) (func(context.Context, caller.Pre
 		}
 	}
 	if !o.Certificates && o.JWT == nil && o.Mesh == nil {
-		return nil, nil
+		return nil, ready, nil
 	}
-	identify := authn.New(o).Caller
+	verified := authn.New(o).Caller
 	if cfg.PolicyFile != "" {
-		return identify, nil
+		return verified, ready, nil
 	}
 	// Where no policy asks who calls, who does not say so is nobody in particular.
 	return func(ctx context.Context, p caller.Presented) (caller.Caller, error) {
-		who, err := identify(ctx, p)
+		who, err := verified(ctx, p)
 		if errors.Is(err, authn.ErrNone) {
 			return caller.Caller{}, nil
 		}
 		return who, err
-	}, nil
+	}, ready, nil
 }
+
+// warnOfClears logs which listeners take credentials in plain text.
+func (f follower) warnOfClears(cfg *config.Config) {
+	what := "JWTs"
+	if cfg.Credentials == config.CallerCredentials {
+		what = "callers' credentials for the upstream"
+	}
+	for _, l := range cfg.Clears() {
+		if l.Mesh {
+			f.log.Info("a listener of the mesh takes "+what+" in plain text from its proxy: have the mesh refuse plain text from elsewhere",
+				telemetry.KeySetting, l.Setting, "address", l.Address)
+			continue
+		}
+		f.log.Warn("a listener takes "+what+" in plain text, and other machines can reach it: who reads along can call as those callers; "+
+			"set TEAMTOKEN_TLS_CERT_FILE and TEAMTOKEN_TLS_KEY_FILE, or TEAMTOKEN_SPIFFE_SOCKET, or listen on 127.0.0.1",
+			telemetry.KeySetting, l.Setting, "address", l.Address)
+	}
+}
+
+// always is ready from the start.
+var always = func() <-chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}()
 
 // issuerTimeout bounds one question to the issuer of JWTs.
 const issuerTimeout = 10 * time.Second
 
-// jwt is nil where JWTs are not believed.
-func (f follower) jwt(cfg *config.Config) (*authn.JWT, error) {
+// jwt is nil where JWTs are not believed. ready is closed once it has keys.
+func (f follower) jwt(cfg *config.Config) (j *authn.JWT, ready <-chan struct{}, err error) {
 	if cfg.JWTIssuer == "" {
-		return nil, nil
+		return nil, always, nil
 	}
-	keys, err := f.keys(cfg)
+	o := authn.JWTOptions{Issuer: cfg.JWTIssuer, Audiences: cfg.JWTAudience, Algorithms: cfg.JWTAlgorithms, Leeway: cfg.JWTLeeway}
+	ready = always
+	if cfg.JWTKeysFile != "" {
+		o.Keys, err = f.fileKeys(cfg)
+	} else {
+		var keys *authn.IssuerKeys
+		if keys, err = f.issuerKeys(cfg); err == nil {
+			o.Keys, ready = keys, keys.Ready()
+		}
+	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return authn.NewJWT(authn.JWTOptions{
-		Issuer: cfg.JWTIssuer, Audiences: cfg.JWTAudience, Algorithms: cfg.JWTAlgorithms, Leeway: cfg.JWTLeeway, Keys: keys,
-	})
+	j, err = authn.NewJWT(o)
+	return j, ready, err
 }
 
-// keys are the public keys of the issuer of JWTs, from a file or from itself.
-func (f follower) keys(cfg *config.Config) (authn.Keys, error) {
-	if cfg.JWTKeysFile != "" {
-		value, err := follow(f, "TEAMTOKEN_JWT_KEYS_FILE", []string{cfg.JWTKeysFile}, func(contents [][]byte) (authn.KeySet, error) {
-			return authn.ParseKeys(contents[0])
-		})
-		if err != nil {
-			return nil, fmt.Errorf("TEAMTOKEN_JWT_KEYS_FILE (--jwt-keys-file): %w", err)
-		}
-		return authn.FileKeys(value.Get), nil
+// fileKeys are the public keys of the issuer of JWTs, from a file.
+func (f follower) fileKeys(cfg *config.Config) (authn.Keys, error) {
+	leftOut := f.leftOut("TEAMTOKEN_JWT_KEYS_FILE")
+	value, err := follow(f, "TEAMTOKEN_JWT_KEYS_FILE", []string{cfg.JWTKeysFile}, func(contents [][]byte) (authn.KeySet, error) {
+		keys, err := authn.ParseKeys(contents[0], cfg.JWTAlgorithms...)
+		leftOut(keys.LeftOut())
+		return keys, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("TEAMTOKEN_JWT_KEYS_FILE (--jwt-keys-file): %w", err)
 	}
+	return authn.FileKeys(value.Get), nil
+}
+
+// issuerKeys are the public keys of the issuer of JWTs, from itself. It need not
+// answer yet.
+func (f follower) issuerKeys(cfg *config.Config) (*authn.IssuerKeys, error) {
+	const setting = "TEAMTOKEN_JWT_ISSUER"
 	transport, err := f.issuerTransport(cfg.JWTIssuerCAFile)
 	if err != nil {
 		return nil, err
 	}
 	o := authn.IssuerOptions{
-		Issuer:  cfg.JWTIssuer,
-		Client:  &http.Client{Transport: transport, Timeout: issuerTimeout},
-		Changed: f.changed("TEAMTOKEN_JWT_ISSUER"),
+		Issuer:     cfg.JWTIssuer,
+		Algorithms: cfg.JWTAlgorithms,
+		Client:     &http.Client{Transport: transport, Timeout: issuerTimeout},
+		Changed:    f.changed(setting),
+		LeftOut:    f.leftOut(setting),
+		Waiting: func(err error, again time.Duration) {
+			f.metrics.Reload(setting, false)
+			f.log.Error("the issuer of JWTs gives no keys: this replica is not ready, and refuses callers by JWT with UNAVAILABLE; it asks again",
+				telemetry.KeySetting, setting, telemetry.KeyError, err, "again_in_seconds", again.Seconds())
+		},
 	}
 	if cfg.JWTIssuerTokenFile != "" {
 		f.private("TEAMTOKEN_JWT_ISSUER_TOKEN_FILE", cfg.JWTIssuerTokenFile)
@@ -103,11 +154,33 @@ func (f follower) keys(cfg *config.Config) (authn.Keys, error) {
 		}
 		o.Token = token.Get
 	}
-	keys, err := authn.DiscoverKeys(f.ctx, o)
-	if err != nil {
-		return nil, fmt.Errorf("TEAMTOKEN_JWT_ISSUER (--jwt-issuer): %w", err)
+	return authn.DiscoverKeys(f.ctx, o), nil
+}
+
+// maxLeftOut is how many keys that are left out of an issuer's sets are logged, from
+// one start to the next.
+const maxLeftOut = 50
+
+// leftOut logs keys that are left out, each once.
+func (f follower) leftOut(setting string) func([]authn.LeftOut) {
+	var mu sync.Mutex
+	told := make(map[authn.LeftOut]bool)
+	return func(keys []authn.LeftOut) {
+		mu.Lock()
+		defer mu.Unlock()
+		for _, key := range keys {
+			if told[key] || len(told) > maxLeftOut {
+				continue
+			}
+			told[key] = true
+			if len(told) > maxLeftOut {
+				f.log.Warn("more keys of the issuer of JWTs are left out, and are not logged one by one", telemetry.KeySetting, setting)
+				return
+			}
+			f.log.Warn("a key of the issuer of JWTs is left out, the others are used", telemetry.KeySetting, setting,
+				"key_id", key.ID, "key_type", key.Kind, "key_hash", key.Hash, telemetry.KeyReason, key.Reason)
+		}
 	}
-	return keys, nil
 }
 
 // follows is a transport that may be another for each request.

@@ -106,7 +106,7 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) er
 	}); err != nil {
 		return err
 	}
-	identify, err := files.identify(cfg)
+	identify, callersKnown, err := files.identify(cfg)
 	if err != nil {
 		return err
 	}
@@ -119,7 +119,7 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) er
 		Destination: cfg.AuditFile, Sync: cfg.AuditSync, Stdout: stdout, Stderr: stderr,
 		Working: func(ok bool, err error) { // by calls, and so after srv is there
 			metrics.Audit(ok)
-			srv.SetServing(ok)
+			srv.SetReady("the audit log can't be written", ok)
 			if !ok {
 				log.Error("the audit log can't be written: calls are refused until it can", telemetry.KeyError, err)
 				return
@@ -194,6 +194,20 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) er
 	if err != nil {
 		return err
 	}
+	const noIssuer = "the issuer of JWTs has given no keys yet"
+	select {
+	case <-callersKnown:
+	default:
+		srv.SetReady(noIssuer, false)
+		go func() {
+			select {
+			case <-callersKnown:
+				srv.SetReady(noIssuer, true)
+				log.Info("the issuer of JWTs has given its keys", telemetry.KeySetting, "TEAMTOKEN_JWT_ISSUER")
+			case <-ctx.Done():
+			}
+		}()
+	}
 	settling, settled := context.WithCancel(ctx)
 	var settler sync.WaitGroup
 	settler.Go(func() { svc.Run(settling) })
@@ -209,6 +223,7 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) er
 	if cfg.AnyCaller() {
 		log.Warn("authentication is off: anyone who can connect can replace any team's token, and gets the secret that another caller was given by sending its request_id")
 	}
+	files.warnOfClears(cfg)
 	if cfg.Simulator {
 		welcome(stdout, srv, address)
 	}

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"net"
 	"net/netip"
 	"net/url"
 	"slices"
@@ -45,6 +46,8 @@ func (c *Config) checkCallers(refuse func(bool, string, ...any)) {
 		"TEAMTOKEN_JWT_ISSUER (--jwt-issuer) needs TEAMTOKEN_JWT_AUDIENCE (--jwt-audience): a JWT that is meant for somebody else must not be taken")
 	refuse(jwt && c.JWTKeysFile == "" && !validIssuer(c.JWTIssuer),
 		"TEAMTOKEN_JWT_ISSUER (--jwt-issuer) must be https://HOST and maybe a path, since it is asked for its keys (http is for loopback hosts only); or set TEAMTOKEN_JWT_KEYS_FILE (--jwt-keys-file)")
+	refuse(jwt && c.JWTKeysFile != "" && !plainText(c.JWTIssuer),
+		"TEAMTOKEN_JWT_ISSUER (--jwt-issuer) must be printable ASCII, without blanks and #: a caller is ISSUER#SUBJECT")
 	refuse(c.JWTKeysFile != "" && (c.JWTIssuerCAFile != "" || c.JWTIssuerTokenFile != ""),
 		"TEAMTOKEN_JWT_KEYS_FILE (--jwt-keys-file) has the keys, so that the issuer is not asked: leave out TEAMTOKEN_JWT_ISSUER_CA_FILE and TEAMTOKEN_JWT_ISSUER_TOKEN_FILE")
 	refuse(len(c.JWTAlgorithms) == 0, "TEAMTOKEN_JWT_ALGORITHMS (--jwt-algorithms) must name one or more of %s", strings.Join(asymmetric, ", "))
@@ -105,10 +108,40 @@ func (c *Config) checkLimits(refuse func(bool, string, ...any)) {
 // validIssuer reports whether an issuer can be asked for its keys.
 func validIssuer(issuer string) bool {
 	u, err := url.Parse(issuer)
-	if err != nil || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
+	if err != nil || !plainText(issuer) || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
 		return false
 	}
 	return u.Scheme == "https" || u.Scheme == "http" && loopback(u.Hostname())
+}
+
+// plainText reports whether an issuer can stand before the `#` of a caller's id.
+func plainText(issuer string) bool {
+	return !strings.ContainsFunc(issuer, func(c rune) bool { return c <= ' ' || c > '~' || c == '#' })
+}
+
+// Clear is a listener that takes JWTs or callers' credentials without TLS, on an
+// address that other machines can reach.
+type Clear struct {
+	Setting, Address string
+	// Mesh says that the service mesh's proxy connects to it, so that plain text is
+	// what is meant, if the mesh lets nobody else connect.
+	Mesh bool
+}
+
+// Clears are those listeners.
+func (c *Config) Clears() []Clear {
+	if c.TLSCertFile != "" || c.SPIFFESocket != "" || c.JWTIssuer == "" && c.Credentials != CallerCredentials {
+		return nil
+	}
+	var all []Clear
+	for _, l := range []struct{ name, setting, address string }{
+		{"grpc", "TEAMTOKEN_GRPC_ADDRESS (--grpc-address)", c.GRPCAddress}, {"rest", "TEAMTOKEN_HTTP_ADDRESS (--http-address)", c.HTTPAddress},
+	} {
+		if host, _, err := net.SplitHostPort(l.address); err == nil && !loopback(host) {
+			all = append(all, Clear{l.setting, l.address, c.Mesh != NoMesh && slices.Contains(c.MeshListeners, l.name)})
+		}
+	}
+	return all
 }
 
 // validSocket reports whether address is one of a SPIFFE Workload API.

@@ -314,7 +314,7 @@ func TestParityIsComplete(t *testing.T) {
 	elsewhere := map[string]string{
 		"TEAM_BUSY": "TestTeamBusy", "SHUTTING_DOWN": "TestShutdown", "INTERNAL": "the interceptor's tests",
 		"CALLER_NOT_ALLOWED": "TestMatrix", "CALLER_QUOTA_EXCEEDED": "TestCallsPerCaller", "AUDIT_UNAVAILABLE": "TestAuditDiskIsFull",
-		"STATE_STORE_UNAVAILABLE": "TestRedisIsAway", "ANSWER_EXPIRED": "TestAnswerExpired", "RETRY_WITHOUT_REQUEST_ID": "TestRepeatedByAProxy",
+		"STATE_STORE_UNAVAILABLE": "TestRedisIsAway", "CALLER_ISSUER_UNAVAILABLE": "TestIssuerIsAway", "ANSWER_EXPIRED": "TestAnswerExpired", "RETRY_WITHOUT_REQUEST_ID": "TestRepeatedByAProxy",
 	}
 	seen := map[string]bool{}
 	for _, c := range parityCases(t) {

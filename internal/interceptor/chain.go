@@ -186,6 +186,9 @@ func (c *Chain) guarded(
 	ctx, who, err := c.identified(ctx, from)
 	if err != nil {
 		e := m.refused(teamtokenv1.ErrorReason_ERROR_REASON_CALLER_UNAUTHENTICATED)
+		if errors.Is(err, caller.ErrUnavailable) {
+			e = m.refused(teamtokenv1.ErrorReason_ERROR_REASON_CALLER_ISSUER_UNAVAILABLE)
+		}
 		e.Cause = err
 		return nil, e
 	}

@@ -56,6 +56,10 @@ var table = map[teamtokenv1.ErrorReason]row{
 		codes.Unauthenticated, http.StatusUnauthorized,
 		"The call does not say in a way that can be believed who makes it. Nothing was changed. Call with an identity or a credential that this service takes.",
 	},
+	teamtokenv1.ErrorReason_ERROR_REASON_CALLER_ISSUER_UNAVAILABLE: {
+		codes.Unavailable, http.StatusServiceUnavailable,
+		"The issuer of the caller's JWT has not given its keys to this service yet, so that nobody knows whether it is good. Nothing was changed. Retry later, with the same JWT.",
+	},
 	teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_UNREACHABLE: {
 		codes.Unavailable, http.StatusServiceUnavailable,
 		"The upstream could not be reached. Nothing was changed. Retry later.",

@@ -14,10 +14,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -106,6 +109,7 @@ type Server struct {
 	grpc              *grpc.Server
 	http, admin       *http.Server
 	health            *health.Server
+	ready             readiness
 	onGRPC, onHTTP    net.Listener
 	onAdmin           net.Listener
 	GRPCAddr, RESTURL string // where it listens
@@ -202,7 +206,7 @@ func (s *Server) adminHandler() http.Handler {
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
 		resp, err := s.health.Check(r.Context(), &grpc_health_v1.HealthCheckRequest{})
 		if err != nil || resp.GetStatus() != grpc_health_v1.HealthCheckResponse_SERVING {
-			http.Error(w, "not serving", http.StatusServiceUnavailable)
+			http.Error(w, strings.Join(append([]string{"not serving"}, s.ready.causes()...), ": "), http.StatusServiceUnavailable)
 			return
 		}
 		_, _ = w.Write([]byte("ok\n"))
@@ -244,15 +248,45 @@ func serveHTTP(h *http.Server, l net.Listener) error {
 	return err
 }
 
-// SetServing turns the server ready or not ready, for as long as it runs: who
-// calls it all the same is still answered.
-func (s *Server) SetServing(yes bool) {
-	status := grpc_health_v1.HealthCheckResponse_SERVING
-	if !yes {
-		status = grpc_health_v1.HealthCheckResponse_NOT_SERVING
+// SetReady takes back, or gives, a reason for which the server is not ready. It is
+// ready while there is none, as long as it runs: who calls it all the same is still
+// answered.
+func (s *Server) SetReady(cause string, ready bool) {
+	s.ready.set(cause, ready, func(ready bool) {
+		status := grpc_health_v1.HealthCheckResponse_SERVING
+		if !ready {
+			status = grpc_health_v1.HealthCheckResponse_NOT_SERVING
+		}
+		s.health.SetServingStatus("", status)
+		s.health.SetServingStatus(s.options.Service.ServiceName, status)
+	})
+}
+
+// readiness is the reasons for which a server is not ready.
+type readiness struct {
+	mu  sync.Mutex
+	not map[string]bool
+}
+
+// set calls told with whether there is none left, in the order of the changes.
+func (r *readiness) set(cause string, ready bool, told func(ready bool)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.not == nil {
+		r.not = make(map[string]bool)
 	}
-	s.health.SetServingStatus("", status)
-	s.health.SetServingStatus(s.options.Service.ServiceName, status)
+	if ready {
+		delete(r.not, cause)
+	} else {
+		r.not[cause] = true
+	}
+	told(len(r.not) == 0)
+}
+
+func (r *readiness) causes() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Sorted(maps.Keys(r.not))
 }
 
 // stop ends it, in order if it was asked to and did not fail.
