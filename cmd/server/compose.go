@@ -33,6 +33,13 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) er
 	for _, stranger := range config.Strangers(os.Environ()) {
 		log.Warn("an environment variable is no setting and is not read", "variable", stranger.Name, "did_you_mean", stranger.Meant)
 	}
+	ignored, err := telemetry.Variables(cfg.AuditFile == audit.OTLP)
+	if err != nil {
+		return err
+	}
+	for _, name := range ignored {
+		log.Warn("a variable of OpenTelemetry has a value that can't be right: all or part of it is ignored", "variable", name)
+	}
 	told, err := telemetry.New(ctx, version, log)
 	if err != nil {
 		return fmt.Errorf("OpenTelemetry, by the variables OTEL_*: %w", err)

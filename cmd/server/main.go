@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/grpclog"
 
 	"github.com/teamtoken/teamtoken/internal/config"
+	"github.com/teamtoken/teamtoken/internal/telemetry"
 )
 
 // version is set by the linker.
@@ -72,6 +73,9 @@ func run(args []string, env func(string) (string, bool), stdout, stderr io.Write
 
 	if err := serve(ctx, cfg, stdout, stderr); err != nil {
 		fmt.Fprintf(stderr, "teamtoken-server: %v\n", err)
+		if variable := new(telemetry.VariableError); errors.As(err, &variable) {
+			return 2
+		}
 		return 1
 	}
 	return 0

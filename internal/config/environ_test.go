@@ -1,7 +1,11 @@
 package config_test
 
 import (
+	"io/fs"
+	"os"
+	"path/filepath"
 	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -47,5 +51,45 @@ func TestStrangersHaveNoValues(t *testing.T) {
 		if strings.Contains(s.Name+s.Meant, canary) {
 			t.Errorf("%+v", s)
 		}
+	}
+}
+
+// No example lets any caller in, but the quick start with the simulator, in README.md
+// and the Makefile: whoever copies one would give the secrets of all callers to all.
+func TestNoExampleAllowsAnyCaller(t *testing.T) {
+	set := regexp.MustCompile(`(?i)(insecure[-_]?allow[-_]?any[-_]?caller|teamtoken_simulator|\bsimulator)["']?\s*[:=]\s*["']?(true|1|yes|on)\b`)
+	flag := regexp.MustCompile(`--(insecure-allow-any-caller|simulator)\b`)
+	block := regexp.MustCompile("(?s)```.*?```")
+	simulated, files := 0, 0
+	for _, root := range []string{"../../deploy", "../../docs", "../../clients", "../../README.md", "../../Makefile"} {
+		err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+			if err != nil || entry.IsDir() {
+				return err
+			}
+			content, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			files++
+			text := string(content)
+			if strings.HasSuffix(path, ".md") && strings.Contains(text, "`--insecure-allow-any-caller`") { // the manual says what it is
+				text = strings.Join(block.FindAllString(text, -1), "\n")
+			}
+			quick := root == "../../README.md" || root == "../../Makefile"
+			for _, found := range append(set.FindAllString(text, -1), flag.FindAllString(text, -1)...) {
+				if quick && strings.Contains(found, "simulator") {
+					simulated++
+					continue
+				}
+				t.Errorf("%s has %s", path, found)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	if files < 20 || simulated == 0 {
+		t.Errorf("%d files were read, and %d times the simulator is started", files, simulated)
 	}
 }

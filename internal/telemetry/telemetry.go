@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"go.opentelemetry.io/contrib/exporters/autoexport"
@@ -41,6 +42,7 @@ type Telemetry struct {
 // New sets up metrics and traces as the variables OTEL_* say. What can't be
 // exported later is logged to log.
 func New(ctx context.Context, version string, log *slog.Logger) (*Telemetry, error) {
+	otel.SetLogger(logr.Discard()) // which shows values, of headers too
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) {
 		log.Warn("telemetry can't be exported", KeyError, err)
 	}))
@@ -51,7 +53,7 @@ func New(ctx context.Context, version string, log *slog.Logger) (*Telemetry, err
 		resource.WithFromEnv(), // after ours, which it replaces
 	)
 	if err != nil {
-		return nil, fmt.Errorf("OTEL_RESOURCE_ATTRIBUTES: %w", err)
+		return nil, errors.New("OTEL_RESOURCE_ATTRIBUTES can't be read") // its error shows the value
 	}
 	t := &Telemetry{}
 	return t, errors.Join(t.meter(ctx, about), t.tracer(ctx, about))
@@ -105,7 +107,7 @@ func (t *Telemetry) tracer(ctx context.Context, about *resource.Resource) error 
 // default is one on this very machine, which is nothing to assume of a server.
 // `prometheus` is what /metrics is.
 func exported(signal string) bool {
-	if strings.EqualFold(os.Getenv("OTEL_SDK_DISABLED"), "true") {
+	if disabled() {
 		return false
 	}
 	switch os.Getenv("OTEL_" + signal + "_EXPORTER") {
@@ -117,6 +119,8 @@ func exported(signal string) bool {
 		return true
 	}
 }
+
+func disabled() bool { return strings.EqualFold(os.Getenv("OTEL_SDK_DISABLED"), "true") }
 
 // Calls makes a span of each call of a gRPC service, which goes on with the caller's
 // trace; nil if there are no traces. Calls of other services, health checks among
