@@ -84,8 +84,10 @@ type Log struct {
 	writing  *batch   // nil if nothing is
 	spare    []memory // for the next ones
 	watch    *time.Timer
-	watched  bool // watch runs
-	broken   bool // lines can't be written
+	watched  bool          // watch runs
+	wrote    time.Time     // when the last write ended
+	took     time.Duration // and how long it took
+	broken   bool          // lines can't be written
 	cause    error
 	lost     int      // lines on standard error, of which no line tells yet
 	changes  []change // of broken, to tell Working

@@ -151,7 +151,10 @@ func (l *Log) writeOnce() (more bool) {
 	if l.closed {
 		l.refusals.summarize(time.Now(), true)
 	}
-	refused := l.refusals.next()
+	var refused *batch
+	if b != nil || l.aloneNow() {
+		refused = l.refusals.next()
+	}
 	if b == nil {
 		if !resuming && refused == nil {
 			l.mu.Unlock()
@@ -173,12 +176,15 @@ func (l *Log) writeOnce() (more bool) {
 	if refused != nil {
 		text, infos = append(text, refused.text...), append(infos, refused.lines...)
 	}
+	start := time.Now()
 	written, err := s.write(text, infos)
+	end := time.Now()
 	<-l.using
 
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.writing = nil
+	l.wrote, l.took = end, end.Sub(start)
 	l.end(b, err)
 	if refused != nil && l.refusals.writing == refused {
 		l.refusals.ended(refused, written-before)
@@ -193,7 +199,14 @@ func (l *Log) writeOnce() (more bool) {
 		l.lost -= told
 		l.resume()
 	}
-	return l.pending != nil || err == nil && len(l.refusals.queue) > 0
+	return l.pending != nil || err == nil && len(l.refusals.queue) > 0 && l.aloneNow()
+}
+
+// aloneNow reports whether refusals may be written by themselves. If the last write was
+// slow they go with other lines, since an attempt that comes meanwhile would wait for
+// two slow writes and not for one; but not for ever.
+func (l *Log) aloneNow() bool {
+	return l.closed || l.took < slowWrite || time.Since(l.wrote) >= countInterval
 }
 
 // end tells who waits for b what became of it, once.

@@ -19,6 +19,8 @@ const (
 	// more than one line. An attempt that comes meanwhile waits for that write: with a
 	// reader that takes 4 KiB a second, a quarter of a second.
 	refusalChunk = 1 << 10
+	// slowWrite is how long a write may take for refusals to have some of their own.
+	slowWrite = 250 * time.Millisecond
 	// countInterval is how long refusals are counted before a line tells of them.
 	countInterval = 5 * time.Second
 	// maxSources is how many verified callers have a budget and counts of their own.

@@ -232,6 +232,52 @@ func TestAttemptsGoBeforeRefusals(t *testing.T) {
 	})
 }
 
+// With a sink that takes more than a second for each write, whoever makes one call after
+// the other is served however many are refused meanwhile.
+func TestRefusalsAndASinkThatIsSlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDisk(1 << 30)
+		d.slow.Store(int64(1100 * time.Millisecond))
+		l := open(t, audit.Options{Destination: audit.Stdout, Stdout: d})
+		l.Result(outcome("first"))
+		var group sync.WaitGroup
+		ended := make(chan struct{})
+		var made [8]int
+		for i := range made {
+			group.Go(func() {
+				for {
+					select {
+					case <-ended:
+						return
+					case <-time.After(10 * time.Millisecond):
+						l.Refusal(refusal("", "", "A", made[i]))
+						made[i]++
+					}
+				}
+			})
+		}
+		for i := range 30 {
+			if err := l.Attempt(t.Context(), attempt(fmt.Sprint(i))); err != nil {
+				t.Fatal(err)
+			}
+			l.Result(outcome(fmt.Sprint(i)))
+		}
+		close(ended)
+		group.Wait()
+		time.Sleep(time.Minute)
+		want := 0
+		for _, n := range made {
+			want += n
+		}
+		if _, lines, total := tally(t, d.String()); total != want {
+			t.Errorf("%d calls in %d lines, want %d", total, lines, want)
+		}
+		if l.told.String() != "" || l.stderr.String() != "" {
+			t.Errorf("told %q, standard error %q", l.told.String(), l.stderr.String())
+		}
+	})
+}
+
 // Close writes what was counted: to standard error where the sink takes nothing.
 func TestCloseTellsOfRefusals(t *testing.T) {
 	for _, row := range []struct {
@@ -279,6 +325,8 @@ func TestOutcomesHaveRoom(t *testing.T) {
 		var group sync.WaitGroup
 		var full sync.Once
 		hit := false
+		group.Go(func() { _ = l.Attempt(t.Context(), attempt("first")) })
+		synctest.Wait() // it hangs, and the others come after it
 		for range 5000 {
 			group.Go(func() {
 				if err := l.Attempt(t.Context(), &audit.Record{Event: audit.EventAttempt, Team: long, Rule: long, Caller: long, Peer: long}); err != nil {

@@ -18,6 +18,7 @@ import (
 	"github.com/redis/go-redis/v9/maintnotifications"
 	"github.com/sony/gobreaker/v2"
 
+	"github.com/teamtoken/teamtoken/internal/ciphers"
 	"github.com/teamtoken/teamtoken/internal/secret"
 )
 
@@ -134,6 +135,9 @@ func OpenRedis(o RedisOptions) (*Redis, error) {
 		name := u.TLSConfig.ServerName
 		u.TLSConfig = o.TLS.Clone()
 		u.TLSConfig.ServerName = cmp.Or(u.TLSConfig.ServerName, name)
+	}
+	if u.TLSConfig != nil {
+		ciphers.Restrict(u.TLSConfig)
 	}
 	if o.Password != nil {
 		user := u.Username
