@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -29,9 +30,8 @@ import (
 
 // refusedCalls is a kind of call that is refused before its attempt.
 type refusedCalls struct {
-	name, caller, reason string
-	surface              string
-	message              []byte // over gRPC
+	name, caller, surface string
+	message               []byte // over gRPC
 }
 
 const (
@@ -40,11 +40,11 @@ const (
 )
 
 var refusedKinds = []refusedCalls{
-	{"unknown callers over gRPC", "", "CALLER_UNAUTHENTICATED", "grpc", frame(text(1, team))},
-	{"unknown callers over REST", "", "CALLER_UNAUTHENTICATED", "rest", nil},
-	{"a caller whom the policy denies, over gRPC", noisyCaller, "CALLER_NOT_ALLOWED", "grpc", frame(text(1, team))},
-	{"a caller whom the policy denies, over REST", noisyCaller, "CALLER_NOT_ALLOWED", "rest", nil},
-	{"malformed calls", noisyCaller, "INVALID_FIELD", "grpc", frame([]byte{0xff})},
+	{"unknown callers over gRPC", "", "grpc", frame(text(1, team))},
+	{"unknown callers over REST", "", "rest", nil},
+	{"a caller whom the policy denies, over gRPC", noisyCaller, "grpc", frame(text(1, team))},
+	{"a caller whom the policy denies, over REST", noisyCaller, "rest", nil},
+	{"malformed calls", noisyCaller, "grpc", frame([]byte{0xff})},
 }
 
 // flood makes calls of a kind until ctx ends, and returns how many were refused. One
@@ -78,6 +78,17 @@ func (k refusedCalls) flood(ctx context.Context, t *testing.T, f *facade, client
 		refused++
 	}
 	return refused
+}
+
+// client is one for calls of the kind, any number of them at once.
+func (k refusedCalls) client(t *testing.T) *http.Client {
+	t.Helper()
+	if k.surface == "grpc" {
+		return http2(t)
+	}
+	transport := &http.Transport{MaxIdleConnsPerHost: 256}
+	t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport, Timeout: patience}
 }
 
 // slowPipe is a named pipe whose reader takes pieces of it, with a pause after each.
@@ -172,13 +183,9 @@ func TestAFloodOfRefusals(t *testing.T) {
 			var calls sync.WaitGroup
 			refused := make([]int, len(refusedKinds))
 			var mu sync.Mutex
-			for range 3 {
-				for i, k := range refusedKinds {
-					client := &http.Client{Timeout: patience}
-					if k.surface == "grpc" {
-						client = http2(t)
-					}
-					t.Cleanup(client.CloseIdleConnections)
+			for i, k := range refusedKinds {
+				client := k.client(t)
+				for range 60 { // at once, so that their lines are more than a slow sink takes in the time that an attempt waits
 					calls.Go(func() {
 						n := k.flood(flood, t, f, client)
 						mu.Lock()
@@ -218,19 +225,23 @@ func TestAFloodOfRefusals(t *testing.T) {
 			for _, r := range lines {
 				switch r.Event {
 				case audit.EventRefusal:
-					counted[r.Caller+" "+r.Reason+" "+r.Surface]++
+					counted[r.Caller+" "+r.Surface]++
 				case audit.EventRefusals:
-					counted[r.Caller+" "+r.Reason+" "+r.Surface] += r.Count
+					counted[r.Caller+" "+r.Surface] += r.Count
 				default:
 					byID[r.RequestID] += r.Event + " "
 				}
 			}
-			sum := 0
+			want, sum := map[string]int{}, 0
 			for i, k := range refusedKinds {
 				sum += refused[i]
-				if got := counted[k.caller+" "+k.reason+" "+k.surface]; got != refused[i] || refused[i] == 0 {
-					t.Errorf("%s: the log tells of %d, %d were refused", k.name, got, refused[i])
+				want[k.caller+" "+k.surface] += refused[i]
+				if refused[i] == 0 {
+					t.Errorf("%s: none was made", k.name)
 				}
+			}
+			if !maps.Equal(counted, want) { // whatever the reasons: of so many calls, some are over the caller's share
+				t.Errorf("the log tells of %v, and there were %v", counted, want)
 			}
 			for i := range honest {
 				if id := fmt.Sprintf("honest-%d", i); byID[id] != "attempt outcome " {
@@ -262,10 +273,21 @@ func (f *facade) lateIn(t *testing.T, sim *simulator.Simulator) (finish func()) 
 			t.Errorf("the caller left: %v", err)
 		}
 	})
-	<-fault.Hit()
+	select {
+	case <-fault.Hit():
+	case <-time.After(patience):
+		t.Error("the caller who is to leave is not served")
+	}
 	leave()
 	call.Wait()
-	return func() { close(release); <-fault.Done() }
+	return func() {
+		close(release)
+		select {
+		case <-fault.Done():
+		case <-time.After(patience):
+			t.Error("the late change is not made")
+		}
+	}
 }
 
 // A sink that takes nothing any more is told of by the attempts, as ever; the refusals
@@ -288,10 +310,7 @@ func TestRefusalsWhileTheAuditIsBlocked(t *testing.T) {
 		var calls sync.WaitGroup
 		for range 4 {
 			for _, k := range refusedKinds {
-				client := http2(t)
-				if k.surface == "rest" {
-					client = &http.Client{Timeout: patience}
-				}
+				client := k.client(t)
 				calls.Go(func() {
 					n := k.flood(ctx, t, f, client)
 					mu.Lock()
