@@ -23,8 +23,10 @@ const (
 	slowWrite = 250 * time.Millisecond
 	// countInterval is how long refusals are counted before a line tells of them.
 	countInterval = 5 * time.Second
-	// maxSources is how many verified callers have a budget and counts of their own.
-	maxSources = 256
+	// maxVerified is how many callers of one kind of proof have a budget and counts of
+	// their own, and maxCredentials how many have counts whom only the upstream can verify.
+	maxVerified    = 256
+	maxCredentials = 32
 )
 
 // allowance is the token bucket of a source, in bytes of lines.
@@ -39,8 +41,8 @@ var (
 	shared = allowance{32 << 10, 8 << 10}
 )
 
-// source is who causes refusals: a verified caller; or, without a name, everybody who
-// is not verified, or the verified callers beyond maxSources.
+// source is who causes refusals: a caller; or, without a name, those who are unknown
+// or too many to be counted one by one.
 type source struct{ caller, verifiedBy string }
 
 // why is the cause of refusals that are counted together.
@@ -53,7 +55,7 @@ type refusals struct {
 	size    int    // bytes in queue
 	writing *batch // nil if nothing is
 	sources map[source]*refusedSource
-	named   int // of the sources, those with a caller's name
+	named   map[string]int // how many of sources have a caller's name, by how it was verified
 }
 
 type refusedSource struct {
@@ -63,30 +65,38 @@ type refusedSource struct {
 	counts    map[why]*Counted
 }
 
-// sourceOf is the source of a refusal.
-func (q *refusals) sourceOf(r *Record, now time.Time) *refusedSource {
-	of, a := source{r.Caller, r.VerifiedBy}, perCaller
+// sourceOf is who a refusal is counted for, and whose budget of lines it takes from.
+func (q *refusals) sourceOf(r *Record, now time.Time) (counts, budget *refusedSource) {
+	of := source{r.Caller, r.VerifiedBy}
+	verified, names := true, maxVerified
 	switch r.VerifiedBy {
 	case "", "none", "credential":
-		of = source{}
+		verified, names = false, maxCredentials
 	}
-	if _, known := q.sources[of]; !known && of.caller != "" && q.named >= maxSources {
+	if _, known := q.sources[of]; !known && of.caller != "" && q.named[of.verifiedBy] >= names {
 		of.caller = ""
 	}
-	if of.caller == "" {
-		a = shared
+	if verified && of.caller != "" {
+		s := q.source(of, perCaller, now)
+		return s, s
 	}
+	return q.source(of, shared, now), q.source(source{}, shared, now)
+}
+
+// source is one, as it stands now.
+func (q *refusals) source(of source, a allowance, now time.Time) *refusedSource {
 	s := q.sources[of]
 	if s == nil {
 		if q.sources == nil {
-			q.sources = make(map[source]*refusedSource)
+			q.sources, q.named = make(map[source]*refusedSource), make(map[string]int)
 		}
 		s = &refusedSource{allowance: a, left: a.burst, at: now}
 		q.sources[of] = s
 		if of.caller != "" {
-			q.named++
+			q.named[of.verifiedBy]++
 		}
 	}
+	s.refill(now)
 	return s
 }
 
@@ -173,15 +183,14 @@ func (l *Log) refuse(r *Record, line *line) (b *batch, err error) {
 		return nil, errClosed
 	}
 	q := &l.refusals
-	s := q.sourceOf(r, now)
-	s.refill(now)
-	if l.broken || s.left <= 0 || q.size >= refusalRoom {
+	counts, budget := q.sourceOf(r, now)
+	if l.broken || budget.left <= 0 || q.size >= refusalRoom {
 		at := *r
 		at.Time = line.time
-		q.count(s, &at)
+		q.count(counts, &at)
 		return nil, nil
 	}
-	s.left -= float64(line.size)
+	budget.left -= float64(line.size)
 	l.signal()
 	return q.put(line), nil
 }
@@ -220,7 +229,7 @@ func (q *refusals) summarize(now time.Time, all bool) {
 		if len(s.counts) == 0 && s.left >= s.allowance.burst {
 			delete(q.sources, of)
 			if of.caller != "" {
-				q.named--
+				q.named[of.verifiedBy]--
 			}
 		}
 	}

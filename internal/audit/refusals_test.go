@@ -52,6 +52,7 @@ func TestRefusalsThatComeTooFast(t *testing.T) {
 		{"unknown callers", "", ""},
 		{"anybody", "", "none"},
 		{"callers of invented credentials", "credential#", "credential"},
+		{"a caller by a credential", "credential#noisy", "credential"},
 		{"a caller with a certificate", "spiffe://example.org/noisy", "mtls"},
 		{"a caller with a JWT", "https://issuer.example#noisy", "jwt"},
 		{"a caller of the mesh", "noisy.example.org", "mesh"},
@@ -63,22 +64,23 @@ func TestRefusalsThatComeTooFast(t *testing.T) {
 				want := map[string]int{}
 				for i := range flood {
 					r := refusal(row.caller, row.verifiedBy, [...]string{"A", "B", "C"}[i%3], i)
-					if row.verifiedBy == "credential" {
+					if row.caller == "credential#" {
 						r.Caller += fmt.Sprint(i)
 					}
 					l.Refusal(r)
 				}
 				l.Refusal(refusal(deployer, "mtls", "quiet", 1))
-				want[deployer+" quiet"] = 1
+				l.Refusal(refusal("credential#quiet", "credential", "quiet", 1)) // who has no budget of his own
+				want[deployer+" quiet"], want["credential#quiet quiet"] = 1, 1
 				if !strings.Contains(d.String(), "quiet") {
 					t.Error("a quiet caller has no line")
 				}
 				time.Sleep(10 * time.Second)
 				calls, lines, total := tally(t, d.String())
-				if total != flood+1 || lines > 250 || len(d.String()) > 64<<10 {
+				if total != flood+2 || lines > 250 || len(d.String()) > 64<<10 {
 					t.Errorf("%d calls in %d lines of %d bytes", total, lines, len(d.String()))
 				}
-				if row.verifiedBy != "credential" { // whose first lines have a caller each
+				if row.caller != "credential#" { // whose first lines have a caller each
 					for i, reason := range []string{"A", "B", "C"} {
 						want[row.caller+" "+reason] = (flood + 2 - i) / 3
 					}
