@@ -151,7 +151,7 @@ func (l *Log) Attempt(ctx context.Context, r *Record) error {
 // written all the same, later. r may be changed as soon as it returns.
 func (l *Log) Result(r *Record) {
 	if r.Event == EventRefusal && r.Decision == "" { // there was no attempt: the policy was not asked yet
-		l.Refusal(r)
+		_ = l.Refusal(r)
 		return
 	}
 	line := encode(r)

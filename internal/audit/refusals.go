@@ -153,10 +153,13 @@ func address(peer string) string {
 // Refusal writes that a call was refused at once. If it can't have a line of its own,
 // because refusals come too fast or can't be written, it is counted. r may be
 // changed as soon as Refusal returns, which is after two seconds at the latest.
-func (l *Log) Refusal(r *Record) {
+//
+// It reports whether refusals of this source come too fast, so that whoever logs calls
+// besides can leave this one out.
+func (l *Log) Refusal(r *Record) (tooFast bool) {
 	line := encode(r)
 	defer line.free()
-	b, err := l.refuse(r, line)
+	b, tooFast, err := l.refuse(r, line)
 	switch {
 	case err != nil:
 		l.divert(line.text)
@@ -172,27 +175,31 @@ func (l *Log) Refusal(r *Record) {
 		case <-timeout.C: // the line stays in the queue
 		}
 	}
+	return tooFast
 }
 
 // refuse queues the line of a refusal, or counts it: then b is nil.
-func (l *Log) refuse(r *Record, line *line) (b *batch, err error) {
+func (l *Log) refuse(r *Record, line *line) (b *batch, tooFast bool, err error) {
 	now := time.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
-		return nil, errClosed
+		return nil, false, errClosed
 	}
 	q := &l.refusals
 	counts, budget := q.sourceOf(r, now)
-	if l.broken || budget.left <= 0 || q.size >= refusalRoom {
+	tooFast = budget.left <= 0 || q.size >= refusalRoom
+	if !tooFast {
+		budget.left -= float64(line.size)
+	}
+	if tooFast || l.broken {
 		at := *r
 		at.Time = line.time
 		q.count(counts, &at)
-		return nil, nil
+		return nil, tooFast, nil
 	}
-	budget.left -= float64(line.size)
 	l.signal()
-	return q.put(line), nil
+	return q.put(line), false, nil
 }
 
 // put queues a line.

@@ -162,8 +162,8 @@ func TestRefusalsAreBounded(t *testing.T) {
 		d := newDisk(1 << 30)
 		release := d.hang()
 		l := open(t, audit.Options{Destination: audit.Stdout, Stdout: d})
-		const calls = 50_000
-		long := strings.Repeat("m", 1<<15)
+		const calls = 10_000
+		long := strings.Repeat("m", 1<<12)
 		var group sync.WaitGroup
 		for i := range calls {
 			r := refusal(fmt.Sprintf("caller-%d", i), "jwt", "A", i)

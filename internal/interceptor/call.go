@@ -45,6 +45,7 @@ type call struct {
 	tried    bool   // the attempt is written
 	begun    bool   // or it was to be, and may be
 	answered bool   // and so is what the caller was told
+	unlogged bool   // refusals like it come too fast for a line each, in the log too
 	late     func() // writes what became of it later, if it came before that
 }
 
@@ -154,7 +155,7 @@ func (k *call) ended(resp any, err error, d time.Duration) {
 	if k.begun {
 		k.chain.options.Audit.Result(&k.record)
 	} else {
-		k.chain.options.Audit.Refusal(&k.record)
+		k.unlogged = k.chain.options.Audit.Refusal(&k.record)
 	}
 	k.answered = true
 	if k.late != nil {
