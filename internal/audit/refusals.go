@@ -33,12 +33,12 @@ const (
 type allowance struct{ burst, perSecond float64 }
 
 var (
-	// perCaller is what one verified caller may have written of refusals: about 35
-	// lines at once and 9 a second.
-	perCaller = allowance{16 << 10, 4 << 10}
+	// perCaller is what one verified caller may have written of refusals: some 1200
+	// lines at once, which no honest mistake exceeds, and 20 a second.
+	perCaller = allowance{512 << 10, 8 << 10}
 	// shared is what all callers together may who are not verified: whoever has no
 	// identity, or one that only the upstream can verify, can appear as any number.
-	shared = allowance{32 << 10, 8 << 10}
+	shared = allowance{512 << 10, 16 << 10}
 )
 
 // source is who causes refusals: a caller; or, without a name, those who are unknown
