@@ -17,6 +17,7 @@ import (
 
 	"github.com/teamtoken/teamtoken/internal/authn"
 	"github.com/teamtoken/teamtoken/internal/caller"
+	"github.com/teamtoken/teamtoken/internal/ciphers"
 	"github.com/teamtoken/teamtoken/internal/config"
 	"github.com/teamtoken/teamtoken/internal/policy"
 	"github.com/teamtoken/teamtoken/internal/secret"
@@ -194,7 +195,7 @@ func (f follower) issuerTransport(caFile string) (http.RoundTripper, error) {
 	dial := func(cas *x509.CertPool) *http.Transport {
 		return &http.Transport{
 			Proxy:           http.ProxyFromEnvironment,
-			TLSClientConfig: &tls.Config{RootCAs: cas, MinVersion: tls.VersionTLS12},
+			TLSClientConfig: ciphers.Client(cas),
 			IdleConnTimeout: time.Minute, TLSHandshakeTimeout: issuerTimeout, MaxResponseHeaderBytes: 64 << 10,
 		}
 	}

@@ -134,6 +134,7 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) er
 			log.Info("the audit log can be written again")
 		},
 		Diverted: metrics.AuditDiverted,
+		Counted:  metrics.AuditCounted,
 	})
 	if err != nil {
 		return fmt.Errorf("TEAMTOKEN_AUDIT_FILE (--audit-file): %w", err)

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +11,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"github.com/teamtoken/teamtoken/internal/ciphers"
 	"github.com/teamtoken/teamtoken/internal/config"
 	"github.com/teamtoken/teamtoken/internal/seal"
 	"github.com/teamtoken/teamtoken/internal/secret"
@@ -55,7 +55,7 @@ func (f follower) state(cfg *config.Config) (state.Store, func() *seal.Keys, err
 		if err != nil {
 			return nil, nil, fmt.Errorf("TEAMTOKEN_STATE_CA_FILE (--state-ca-file): %w", err)
 		}
-		o.TLS = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
+		o.TLS = ciphers.Client(pool)
 	}
 	store, err := state.OpenRedis(o)
 	if err != nil {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/teamtoken/teamtoken/client"
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/ciphers"
 )
 
 type (
@@ -72,7 +73,7 @@ func (c *command) connect() (*api, error) {
 	case c.line.Insecure:
 		return client.New(o)
 	}
-	o.TLS = &tls.Config{MinVersion: tls.VersionTLS12}
+	o.TLS = ciphers.Client(nil)
 	if c.line.CAFile != "" {
 		pem, err := os.ReadFile(c.line.CAFile)
 		if err != nil {

@@ -8,9 +8,13 @@
 // Lines that are there at the same time are written at once, by one goroutine:
 // a call waits for its own, and costs less than a write of the system. Nobody
 // waits longer than two seconds, however the sink hangs.
+//
+// Calls that are refused at once have a queue of their own, and are counted together
+// when they come too fast, so that whoever causes them keeps no attempt waiting.
 package audit
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -23,8 +27,10 @@ import (
 const (
 	// patience is how long a line may take to be written.
 	patience = 2 * time.Second
-	// maxPending is how many bytes may wait to be written.
+	// maxPending is how many bytes may wait to be written before attempts are refused.
 	maxPending = 4 << 20
+	// resultRoom is how many bytes more may, of how attempts ended.
+	resultRoom = 2 << 20
 	// probeInterval is how often a sink that failed is tried.
 	probeInterval = time.Second
 )
@@ -56,6 +62,8 @@ type Options struct {
 	Working func(ok bool, err error)
 	// Diverted, if set, is told of each line that went to standard error instead.
 	Diverted func()
+	// Counted, if set, is told of each refusal that was counted and has no line of its own.
+	Counted func()
 }
 
 // Log is the audit log. Its methods may be called at once.
@@ -69,19 +77,22 @@ type Log struct {
 	stderr  sync.Mutex // held by who writes there
 	tellers sync.WaitGroup
 
-	mu      sync.Mutex
-	sink    sink
-	pending *batch   // nil if nothing is
-	writing *batch   // nil if nothing is
-	spare   []memory // for the next ones
-	watch   *time.Timer
-	watched bool // watch runs
-	broken  bool // lines can't be written
-	cause   error
-	lost    int      // lines on standard error, of which no line tells yet
-	changes []change // of broken, to tell Working
-	telling bool
-	closed  bool
+	mu       sync.Mutex
+	sink     sink
+	refusals refusals
+	pending  *batch   // nil if nothing is
+	writing  *batch   // nil if nothing is
+	spare    []memory // for the next ones
+	watch    *time.Timer
+	watched  bool          // watch runs
+	wrote    time.Time     // when the last write ended
+	took     time.Duration // and how long it took
+	broken   bool          // lines can't be written
+	cause    error
+	lost     int      // lines on standard error, of which no line tells yet
+	changes  []change // of broken, to tell Working
+	telling  bool
+	closed   bool
 }
 
 type change struct {
@@ -122,7 +133,7 @@ func (l *Log) Attempt(ctx context.Context, r *Record) error {
 	}
 	line := encode(r)
 	defer line.free()
-	b, err := l.put(line)
+	b, err := l.put(line, false)
 	if err != nil {
 		return err
 	}
@@ -134,22 +145,37 @@ func (l *Log) Attempt(ctx context.Context, r *Record) error {
 	}
 }
 
-// Result writes what became of an attempt, or that there was none. What can't be
+// Result writes what became of an attempt, in a line that is never counted with
+// others: see Refusal for a call that had no attempt. What can't be
 // written within two seconds goes to standard error, as the same line; it may be
 // written all the same, later. r may be changed as soon as it returns.
 func (l *Log) Result(r *Record) {
+	if r.Event == EventRefusal && r.Decision == "" { // there was no attempt: the policy was not asked yet
+		_ = l.Refusal(r)
+		return
+	}
 	line := encode(r)
 	defer line.free()
-	b, err := l.put(line)
+	b, err := l.put(line, true)
 	if err == nil {
 		<-b.done
 		err = b.err
 	}
 	if err != nil {
-		l.stderr.Lock()
-		defer l.stderr.Unlock()
-		_, _ = l.options.Stderr.Write(line.text)
-		if l.options.Diverted != nil {
+		l.divert(line.text)
+	}
+}
+
+// divert writes lines to standard error.
+func (l *Log) divert(lines []byte) {
+	if len(lines) == 0 {
+		return
+	}
+	l.stderr.Lock()
+	defer l.stderr.Unlock()
+	_, _ = l.options.Stderr.Write(lines)
+	if l.options.Diverted != nil {
+		for range bytes.Count(lines, []byte{'\n'}) {
 			l.options.Diverted()
 		}
 	}
@@ -196,6 +222,10 @@ func (l *Log) Close() error {
 		s := l.sink
 		l.mu.Unlock()
 		if !s.interrupt() {
+			l.mu.Lock()
+			rest := l.refusals.drain(time.Now())
+			l.mu.Unlock()
+			l.divert(rest)
 			return errBlocked // and the goroutine ends when the system lets it
 		}
 		<-l.ended

@@ -53,14 +53,15 @@ func encode(r *Record) *line {
 
 func (l *line) free() { lines.Put(l) }
 
-// put appends a line to what is pending. An error is returned at once: that there
+// put appends a line to what is pending. result says that the line goes to standard
+// error if it can't be written. An error is returned at once: that there
 // is no room, or that others are trying already whether lines can be written again.
-func (l *Log) put(line *line) (*batch, error) {
+func (l *Log) put(line *line, result bool) (*batch, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	err := l.refuses(line)
+	err := l.refuses(line, result)
 	if err != nil {
-		if line.event != EventAttempt {
+		if result {
 			l.lost++
 		}
 		return nil, err
@@ -81,21 +82,25 @@ func (l *Log) put(line *line) (*batch, error) {
 	}
 	b.text = append(b.text, line.text...)
 	b.lines = append(b.lines, line.lineInfo)
-	if line.event != EventAttempt {
+	if result {
 		b.results++
 	}
 	return b, nil
 }
 
-// refuses says why a line can't be pending.
-func (l *Log) refuses(line *line) error {
+// refuses says why a line can't be pending. That there is no room is no reason to
+// take the log for broken: overdue finds out whether lines are still written.
+func (l *Log) refuses(line *line, result bool) error {
+	room := maxPending
+	if result { // of attempts that had room
+		room += resultRoom
+	}
 	switch {
 	case l.closed:
 		return errClosed
 	case l.broken && l.writing != nil:
 		return l.cause
-	case l.pending != nil && len(l.pending.text)+line.size > maxPending:
-		l.fail(errFull)
+	case l.pending != nil && len(l.pending.text)+line.size > room:
 		return errFull
 	}
 	return nil
@@ -110,14 +115,22 @@ func (l *Log) write() {
 		select {
 		case <-l.wake:
 			runtime.Gosched() // so that whoever is about to put a line is in time for this write: a third less CPU under load
-		case <-probe.C:
+		case now := <-probe.C:
+			l.mu.Lock()
+			l.refusals.summarize(now, false)
+			l.mu.Unlock()
 		}
 		for l.writeOnce() {
 		}
 		l.mu.Lock()
 		end, s := l.closed && l.pending == nil, l.sink
+		var rest []byte
+		if end {
+			rest = l.refusals.drain(time.Now())
+		}
 		l.mu.Unlock()
 		if end {
+			l.divert(rest)
 			l.watch.Stop()
 			_ = s.close()
 			return
@@ -125,7 +138,8 @@ func (l *Log) write() {
 	}
 }
 
-// writeOnce writes what is pending, and reports whether there is more to write. If
+// writeOnce writes what is pending, then some of the refusals, and reports whether
+// there is more to write. If
 // lines could not be written before, then it first writes that they can, even if
 // nothing is pending: so each time that they can again is in the log.
 func (l *Log) writeOnce() (more bool) {
@@ -134,8 +148,15 @@ func (l *Log) writeOnce() (more bool) {
 	b, s := l.pending, l.sink
 	l.pending = nil
 	told, resuming := l.lost, l.broken || l.lost > 0
+	if l.closed {
+		l.refusals.summarize(time.Now(), true)
+	}
+	var refused *batch
+	if b != nil || l.aloneNow() {
+		refused = l.refusals.next()
+	}
 	if b == nil {
-		if !resuming {
+		if !resuming && refused == nil {
 			l.mu.Unlock()
 			<-l.using
 			return false
@@ -151,13 +172,23 @@ func (l *Log) writeOnce() (more bool) {
 		text = append(first.text, text...)
 		infos = append([]lineInfo{first.lineInfo}, infos...)
 	}
-	err := s.write(text, infos)
+	before := len(infos)
+	if refused != nil {
+		text, infos = append(text, refused.text...), append(infos, refused.lines...)
+	}
+	start := time.Now()
+	written, err := s.write(text, infos)
+	end := time.Now()
 	<-l.using
 
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.writing = nil
+	l.wrote, l.took = end, end.Sub(start)
 	l.end(b, err)
+	if refused != nil && l.refusals.writing == refused {
+		l.refusals.ended(refused, written-before)
+	}
 	if size := cap(b.text); size > 0 && size <= maxPending/4 && len(l.spare) < 2 { // one is written, one is pending
 		l.spare = append(l.spare, memory{b.text, b.lines})
 	}
@@ -168,7 +199,14 @@ func (l *Log) writeOnce() (more bool) {
 		l.lost -= told
 		l.resume()
 	}
-	return l.pending != nil
+	return l.pending != nil || err == nil && len(l.refusals.queue) > 0 && l.aloneNow()
+}
+
+// aloneNow reports whether refusals may be written by themselves. If the last write was
+// slow they go with other lines, since an attempt that comes meanwhile would wait for
+// two slow writes and not for one; but not for ever.
+func (l *Log) aloneNow() bool {
+	return l.closed || l.took < slowWrite || time.Since(l.wrote) >= countInterval
 }
 
 // end tells who waits for b what became of it, once.

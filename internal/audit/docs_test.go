@@ -34,7 +34,8 @@ func TestManualNamesWhatIsInALine(t *testing.T) {
 			t.Errorf("no row for %s", event)
 		}
 	}
-	if fields := reflect.TypeFor[audit.Record]().NumField(); len(seen) != fields {
+	fields := len(reflect.VisibleFields(reflect.TypeFor[audit.Record]())) - 1 // Counted is the fields in it
+	if len(seen) != fields {
 		t.Errorf("%s has %d fields of %d", dayFile, len(seen), fields)
 	}
 }

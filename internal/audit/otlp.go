@@ -74,7 +74,7 @@ func warnings(
 	return err
 }
 
-func (c *collector) write(text []byte, lines []lineInfo) error {
+func (c *collector) write(text []byte, lines []lineInfo) (written int, err error) {
 	ctx, end := context.WithTimeout(c.ctx, exportTimeout)
 	defer end()
 	size := 0
@@ -85,7 +85,7 @@ func (c *collector) write(text []byte, lines []lineInfo) error {
 		r.SetTimestamp(info.time)
 		r.SetSeverity(log.SeverityInfo)
 		r.SetSeverityText("INFO")
-		if info.event == EventRefusal {
+		if info.event == EventRefusal || info.event == EventRefusals {
 			r.SetSeverity(log.SeverityWarn)
 			r.SetSeverityText("WARN")
 		}
@@ -97,12 +97,12 @@ func (c *collector) write(text []byte, lines []lineInfo) error {
 			continue
 		}
 		if err := c.exporter.Export(ctx, c.made.records); err != nil {
-			return fmt.Errorf("audit: otlp: %w", err)
+			return written, fmt.Errorf("audit: otlp: %w", err)
 		}
-		size = 0
+		size, written = 0, i+1
 		c.made.records = c.made.records[:0]
 	}
-	return nil
+	return written, nil
 }
 
 func (c *collector) interrupt() bool {

@@ -129,7 +129,7 @@ func TestOTLP(t *testing.T) {
 	}
 	for i, r := range c.records {
 		want := logsv1.SeverityNumber_SEVERITY_NUMBER_INFO
-		if records[i].Event == audit.EventRefusal {
+		if records[i].Event == audit.EventRefusal || records[i].Event == audit.EventRefusals {
 			want = logsv1.SeverityNumber_SEVERITY_NUMBER_WARN
 		}
 		if r.GetEventName() != records[i].Event || r.GetSeverityNumber() != want || int64(r.GetTimeUnixNano()) != records[i].Time.UnixNano() {

@@ -23,6 +23,9 @@ const (
 	// EventRefusal: the call was refused by this service. It is the only line of a
 	// call that was refused at once, and stands in place of the outcome otherwise.
 	EventRefusal = "refusal"
+	// EventRefusals: many calls that were refused at once, counted together because
+	// they came too fast for a line each.
+	EventRefusals = "refusals"
 	// EventLate: what became of a change whose caller had been answered before.
 	EventLate = "late"
 	// EventRedrive: one more request that changes something is about to be made for an
@@ -63,7 +66,20 @@ type Record struct {
 	Outcome           string        `json:"outcome"`
 	Duration          time.Duration `json:"-"`    // duration_seconds
 	Lost              int           `json:"lost"` // lines that went to standard error, of EventResumed
+	*Counted                        // of EventRefusals, and nil otherwise
 }
+
+// Counted says of several refusals what a line says of one.
+type Counted struct {
+	Count    int       `json:"count"`    // how many calls
+	Since    time.Time `json:"since"`    // when the first of them was refused
+	Until    time.Time `json:"until"`    // and the last
+	Peers    []string  `json:"peers"`    // their IP addresses, the first maxListed that were seen
+	Unlisted int       `json:"unlisted"` // how many of the calls came from other addresses
+	Methods  []string  `json:"methods"`  // the methods that they named, the first maxListed
+}
+
+const maxListed = 16
 
 const (
 	maxRunes = 256 // of one string that is as it was sent
@@ -103,7 +119,37 @@ func (r *Record) append(b []byte) []byte {
 		b = append(b, `,"lost":`...)
 		b = strconv.AppendInt(b, int64(r.Lost), 10)
 	}
+	if r.Counted != nil {
+		b = r.Counted.append(b)
+	}
 	return append(b, '}')
+}
+
+func (c *Counted) append(b []byte) []byte {
+	b = append(b, `,"count":`...)
+	b = strconv.AppendInt(b, int64(c.Count), 10)
+	b = append(b, `,"since":"`...)
+	b = append(appendTime(b, c.Since), `","until":"`...)
+	b = append(appendTime(b, c.Until), '"')
+	b = appendList(b, `,"peers":`, c.Peers)
+	if c.Unlisted != 0 {
+		b = append(b, `,"unlisted":`...)
+		b = strconv.AppendInt(b, int64(c.Unlisted), 10)
+	}
+	return appendList(b, `,"methods":`, c.Methods)
+}
+
+// appendList writes key and the strings of s that are not empty, or nothing if there
+// are none.
+func appendList(b []byte, key string, s []string) []byte {
+	before, end := key+"[", ""
+	for _, one := range s {
+		if one != "" {
+			b = appendString(b, before, one)
+			before, end = ",", "]"
+		}
+	}
+	return append(b, end...)
 }
 
 // appendTime writes t as RFC 3339, in a fixed width, so that times sort as strings.

@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -91,6 +92,19 @@ func day() []audit.Record {
 			r.Event, r.Time, r.Code, r.Duration = audit.EventOutcome, at("09:45:00.03"), "OK", 30*time.Millisecond
 		}),
 		{Event: audit.EventResumed, Time: at("09:50:00"), Lost: 3},
+		{
+			Event: audit.EventRefusals, Time: at("09:55:05.2"), Surface: "grpc", Code: "Unauthenticated", Reason: "CALLER_UNAUTHENTICATED",
+			Counted: &audit.Counted{
+				Count: 61250, Since: at("09:55:00.1"), Until: at("09:55:05.199999999"), Peers: []string{"10.9.9.9", "2001:db8::66"}, Unlisted: 7,
+				Methods: []string{"GenerateToken", "GetToken"},
+			},
+		},
+		{
+			Event: audit.EventRefusals, Time: at("09:55:05.3"), Caller: nightly, VerifiedBy: "jwt", Surface: "rest", Code: "PermissionDenied",
+			Reason: "CALLER_NOT_ALLOWED", Counted: &audit.Counted{
+				Count: 42, Since: at("09:55:00.2"), Until: at("09:55:04"), Peers: []string{"2001:db8::7"}, Methods: []string{"DeleteToken"},
+			},
+		},
 	}
 }
 
@@ -118,7 +132,7 @@ func TestLinesAreWhatTheyWere(t *testing.T) {
 		t.Errorf("lines:\n%swant:\n%s", got, want)
 	}
 	for i, r := range parsed(t, got) {
-		if r != day()[i] {
+		if !reflect.DeepEqual(r, day()[i]) {
 			t.Errorf("%+v is read as %+v", day()[i], r)
 		}
 	}

@@ -80,6 +80,7 @@ type disk struct {
 	output
 	room   atomic.Int64
 	hangs  atomic.Pointer[chan struct{}]
+	slow   atomic.Int64 // nanoseconds that a write takes
 	writes atomic.Int64
 	syncs  atomic.Int64
 	fails  atomic.Bool // to sync
@@ -103,6 +104,7 @@ func (d *disk) Write(p []byte) (int, error) {
 	if c := d.hangs.Load(); c != nil {
 		<-*c
 	}
+	time.Sleep(time.Duration(d.slow.Load()))
 	n := min(d.room.Load(), int64(len(p)))
 	d.room.Add(-n)
 	_, _ = d.output.Write(p[:n])

@@ -12,8 +12,9 @@ import (
 
 // sink is where lines end up. One goroutine at a time uses it.
 type sink interface {
-	// write writes all lines of text, or returns why it is not known to have.
-	write(text []byte, lines []lineInfo) error
+	// write writes all lines of text, or returns how many of them, from the first, are
+	// known to be written, and why the others are not.
+	write(text []byte, lines []lineInfo) (written int, err error)
 	// interrupt ends a write that hangs, and reports whether it can.
 	interrupt() bool
 	close() error
@@ -92,24 +93,32 @@ type stream struct {
 	torn bool // it ends within a line
 }
 
-func (s *stream) write(text []byte, _ []lineInfo) error {
+func (s *stream) write(text []byte, lines []lineInfo) (written int, err error) {
+	size := 0
 	if s.torn { // so that only the torn line is lost to whoever reads
 		text = append([]byte{'\n'}, text...)
+		size++
 	}
 	n, err := s.w.Write(text)
 	if n > 0 {
 		s.torn = text[n-1] != '\n'
 	}
+	for _, line := range lines {
+		if size += line.size; size > n {
+			break
+		}
+		written++
+	}
+	if err == nil && n < len(text) {
+		err = io.ErrShortWrite
+	}
+	if err == nil {
+		err = s.synced()
+	}
 	if err != nil {
-		return fmt.Errorf("audit: %w", err)
+		return written, fmt.Errorf("audit: %w", err)
 	}
-	if n < len(text) {
-		return fmt.Errorf("audit: %w", io.ErrShortWrite)
-	}
-	if err := s.synced(); err != nil {
-		return fmt.Errorf("audit: %w", err)
-	}
-	return nil
+	return written, nil
 }
 
 var errNoSync = errors.New("it is no file")

@@ -43,7 +43,9 @@ type call struct {
 	mu       sync.Mutex
 	record   audit.Record
 	tried    bool   // the attempt is written
+	begun    bool   // or it was to be, and may be
 	answered bool   // and so is what the caller was told
+	unlogged bool   // refusals like it come too fast for a line each, in the log too
 	late     func() // writes what became of it later, if it came before that
 }
 
@@ -130,6 +132,7 @@ func (k *call) attempt(ctx context.Context) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.record.Event, k.record.Time = audit.EventAttempt, time.Now()
+	k.begun = true
 	if err := k.chain.options.Audit.Attempt(ctx, &k.record); err != nil {
 		e := k.method.refused(teamtokenv1.ErrorReason_ERROR_REASON_AUDIT_UNAVAILABLE)
 		e.Cause = err
@@ -149,7 +152,11 @@ func (k *call) ended(resp any, err error, d time.Duration) {
 	}
 	k.result(event, resp, err, k.method.outcome(applied))
 	k.record.Duration = d
-	k.chain.options.Audit.Result(&k.record)
+	if k.begun {
+		k.chain.options.Audit.Result(&k.record)
+	} else {
+		k.unlogged = k.chain.options.Audit.Refusal(&k.record)
+	}
 	k.answered = true
 	if k.late != nil {
 		k.late()

@@ -282,7 +282,7 @@ func (c *Chain) finished(ctx context.Context, k *call, err error, d time.Duratio
 		describe(span, k, f)
 	}
 	level := levelOf(code)
-	if !c.options.Log.Enabled(ctx, level) {
+	if k.unlogged || !c.options.Log.Enabled(ctx, level) {
 		return
 	}
 	attrs := make([]slog.Attr, 0, 9)

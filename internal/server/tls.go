@@ -3,16 +3,9 @@ package server
 import (
 	"crypto/tls"
 	"crypto/x509"
-)
 
-// suites are those of TLS 1.2 that keep secrets and detect every change (AEAD),
-// with keys that no later theft opens. Those of TLS 1.3 all do.
-var suites = []uint16{
-	tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
-	tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
-	tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
-	tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
-}
+	"github.com/teamtoken/teamtoken/internal/ciphers"
+)
 
 // Identity is what the listeners' TLS is made of. All of it is asked for anew at
 // each handshake, so that it can be rotated while the server runs.
@@ -29,14 +22,12 @@ type Identity struct {
 
 // TLS returns the listeners' configuration.
 func TLS(id Identity) *tls.Config {
-	base := &tls.Config{
-		MinVersion:   tls.VersionTLS12,
-		CipherSuites: suites,
-		NextProtos:   []string{"h2", "http/1.1"},
+	base := ciphers.Restrict(&tls.Config{ //nolint:gosec // Restrict sets the version
+		NextProtos: []string{"h2", "http/1.1"},
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 			return id.Certificate()
 		},
-	}
+	})
 	switch {
 	case id.Verify != nil:
 		base.ClientAuth = tls.RequireAnyClientCert

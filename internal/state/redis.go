@@ -18,6 +18,7 @@ import (
 	"github.com/redis/go-redis/v9/maintnotifications"
 	"github.com/sony/gobreaker/v2"
 
+	"github.com/teamtoken/teamtoken/internal/ciphers"
 	"github.com/teamtoken/teamtoken/internal/secret"
 )
 
@@ -56,14 +57,14 @@ func (r *Redis) ask(ctx context.Context, s step, keys []string, args ...any) *re
 		cmd.SetErr(errAway)
 		return cmd
 	}
-	cmd := s.script.Run(ctx, r.client, keys, args...)
+	news := errPanic
 	if tell != nil {
-		var said redis.Error
-		if err := cmd.Err(); err == nil || errors.As(err, &said) || ctx.Err() != nil {
-			tell(nil)
-		} else {
-			tell(err)
-		}
+		defer func() { tell(news) }() // also of a panic: a half-open circuit would wait for this result for ever
+	}
+	cmd := s.script.Run(ctx, r.client, keys, args...)
+	var said redis.Error
+	if news = cmd.Err(); errors.As(news, &said) || ctx.Err() != nil {
+		news = nil
 	}
 	return cmd
 }
@@ -88,7 +89,10 @@ func failureOf(err error) string {
 	}
 }
 
-var errAway = errors.New("state: Redis did not answer lately, so it was not asked")
+var (
+	errAway  = errors.New("state: Redis did not answer lately, so it was not asked")
+	errPanic = errors.New("state: the request to Redis panicked")
+)
 
 // RedisOptions say which Redis, and how to reach it.
 type RedisOptions struct {
@@ -134,6 +138,9 @@ func OpenRedis(o RedisOptions) (*Redis, error) {
 		name := u.TLSConfig.ServerName
 		u.TLSConfig = o.TLS.Clone()
 		u.TLSConfig.ServerName = cmp.Or(u.TLSConfig.ServerName, name)
+	}
+	if u.TLSConfig != nil {
+		ciphers.Restrict(u.TLSConfig)
 	}
 	if o.Password != nil {
 		user := u.Username

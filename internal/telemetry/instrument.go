@@ -119,6 +119,10 @@ var (
 		"teamtoken.audit.diverted", Counter, "{line}", nil,
 		"Lines of the audit log that went to standard error, since they could not be written.",
 	}
+	auditCounted = Instrument{
+		"teamtoken.audit.counted", Counter, "{call}", nil,
+		"Refused calls that the audit log counted together, since they came too fast for a line each.",
+	}
 	reloads = Instrument{
 		"teamtoken.reloads", Counter, "{change}",
 		[]string{labelSetting, labelResult},
@@ -144,5 +148,5 @@ var (
 // the process.
 var Instruments = []Instrument{
 	rpcDuration, httpDuration, storeDuration, failures, replays, redrives, settled, teamsHeld, replicas, budgetRate, budgetWait,
-	budgetQueue, paused, circuitOpen, stateWorking, auditWorking, auditLost, reloads, fileAge, certificateLeft, connectionsRefused,
+	budgetQueue, paused, circuitOpen, stateWorking, auditWorking, auditLost, auditCounted, reloads, fileAge, certificateLeft, connectionsRefused,
 }

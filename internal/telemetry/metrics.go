@@ -36,6 +36,7 @@ type Metrics struct {
 	audit    metric.Int64Gauge
 	state    metric.Int64Gauge
 	diverted metric.Int64Counter
+	counted  metric.Int64Counter
 	refused  metric.Int64Counter
 }
 
@@ -99,7 +100,9 @@ func newMetrics(meter metric.Meter, registry *prometheus.Registry) (*Metrics, er
 	m.diverted, m.refused = m.counter(auditLost), m.counter(connectionsRefused)
 	m.Audit(true)
 	m.State(true)
+	m.counted = m.counter(auditCounted)
 	m.diverted.Add(context.Background(), 0)
+	m.counted.Add(context.Background(), 0)
 	m.refused.Add(context.Background(), 0)
 	return m, m.failed
 }
@@ -156,6 +159,9 @@ func (m *Metrics) Audit(working bool) { m.audit.Record(context.Background(), one
 
 // AuditDiverted counts a line that went to standard error instead.
 func (m *Metrics) AuditDiverted() { m.diverted.Add(context.Background(), 1) }
+
+// AuditCounted counts a refusal that has no audit line of its own.
+func (m *Metrics) AuditCounted() { m.counted.Add(context.Background(), 1) }
 
 // State tells whether the state store answers.
 func (m *Metrics) State(working bool) { m.state.Record(context.Background(), one(working)) }

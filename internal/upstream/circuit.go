@@ -17,6 +17,7 @@ const (
 var (
 	errOpen   = errors.New("the upstream could not be reached lately, so it was not tried")
 	errNoNews = errors.New("nothing was learnt about the upstream")
+	errPanic  = errors.New("the request panicked")
 )
 
 // newCircuit spares callers the wait for a connection that is not to be had. Only

@@ -163,7 +163,13 @@ func (c *Client) create(ctx context.Context, team TeamID, r request) (Token, sec
 		return Token{}, secret.Text{}, err
 	}
 	token, text, err := decodeNewToken(answer.body)
-	if err != nil {
+	switch {
+	case err == nil: // a document with an end is whole, whatever came after it
+	case answer.status == http.StatusAccepted: // it may still be carried out, or not
+		return Token{}, secret.Text{}, &Error{Kind: Lost, Status: answer.status, RequestID: answer.requestID, Cause: err}
+	case answer.cut != nil:
+		return Token{}, secret.Text{}, answer.invalid(answer.cut)
+	default:
 		return Token{}, secret.Text{}, answer.invalid(err)
 	}
 	if token.TeamID != "" && token.TeamID != team.id {
@@ -304,6 +310,7 @@ type answer struct {
 	requestID string
 	date      time.Time // by the upstream's clock, to the second; zero if it did not say
 	body      []byte
+	cut       error // why body may not be all that was sent; of a new token alone
 }
 
 func (a answer) invalid(cause error) *Error {
@@ -405,16 +412,18 @@ func (c *Client) attempt(ctx context.Context, r request, credential secret.Text,
 	if open != nil {
 		return answer{}, &Error{Kind: Unreachable, Cause: errOpen}
 	}
+	news := errPanic
+	defer func() { tell(news) }() // also of a panic: a half-open circuit would wait for this result for ever
 	ctx, span := c.span(ctx, r, n)
 	start := time.Now()
 	a, err := c.exchange(ctx, r, credential)
 	switch {
 	case err == nil, err.Kind != Unreachable:
-		tell(nil)
+		news = nil
 	case ctx.Err() != nil: // it was the caller who did not wait
-		tell(errNoNews)
+		news = errNoNews
 	default:
-		tell(err)
+		news = err
 	}
 	ended := Attempt{Method: r.method, Template: r.template, Status: a.status, RequestID: a.requestID, Duration: time.Since(start)}
 	if err != nil {
@@ -480,14 +489,19 @@ func (c *Client) exchange(ctx context.Context, r request, credential secret.Text
 			e.Kind = Unavailable
 		}
 		return answer{}, e
-	case err != nil && r.method != http.MethodDelete: // of which the status says all
-		e.Kind = ResponseInvalid
-		if !r.mutates && !errors.Is(err, errTooLong) {
+	case r.method == http.MethodDelete: // of which the status says all
+		if resp.StatusCode == http.StatusAccepted { // it may still be carried out, or not
 			e.Kind = Lost
+			return answer{}, e
+		}
+	case err != nil && !r.mutates:
+		e.Kind = Lost
+		if errors.Is(err, errTooLong) || errors.Is(err, errCoding) {
+			e.Kind = ResponseInvalid
 		}
 		return answer{}, e
 	}
-	a := answer{status: e.Status, requestID: e.RequestID, body: body}
+	a := answer{status: e.Status, requestID: e.RequestID, body: body, cut: e.Cause}
 	if !r.mutates {
 		a.date, _ = http.ParseTime(resp.Header.Get("Date")) // else zero
 	}
@@ -514,7 +528,7 @@ func unrouted(resp *http.Response) bool {
 	case http.StatusNotImplemented, http.StatusMethodNotAllowed:
 		return true
 	case http.StatusNotFound:
-		return !strings.Contains(resp.Header.Get("Content-Type"), "json")
+		return !strings.Contains(strings.ToLower(resp.Header.Get("Content-Type")), "json")
 	default:
 		return false
 	}
@@ -528,7 +542,7 @@ func (c *Client) httpRequest(ctx context.Context, r request, credential secret.T
 		URL:    &u,
 		Host:   u.Host,
 		Proto:  "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Header: make(http.Header, 5),
+		Header: make(http.Header, 6),
 	}).WithContext(ctx)
 	if r.body != nil {
 		req.ContentLength = int64(len(r.body))
@@ -540,6 +554,7 @@ func (c *Client) httpRequest(ctx context.Context, r request, credential secret.T
 	}
 	req.Header["Authorization"] = []string{"Bearer " + credential.Reveal()}
 	req.Header["Accept"] = []string{mediaType}
+	req.Header["Accept-Encoding"] = []string{"identity"} // see plain for those who compress all the same
 	req.Header["User-Agent"] = []string{c.options.UserAgent}
 	if id := requestid.FromContext(ctx); id != "" {
 		req.Header["X-Request-Id"] = []string{id}
@@ -556,9 +571,20 @@ const (
 	maxListBody = 512 << 10
 )
 
-// readBody reads at most limit bytes, and to the end where it can, so that the
-// connection is kept.
+// readBody reads at most limit bytes of a document, before and after it is decompressed,
+// and to the end where it can, so that the connection is kept.
 func readBody(resp *http.Response, limit int64) ([]byte, error) {
+	sent, err := readSent(resp, limit)
+	if err != nil && plainText(resp.Header) {
+		return sent, err
+	}
+	if err != nil {
+		return nil, err
+	}
+	return plain(resp.Header, sent, limit)
+}
+
+func readSent(resp *http.Response, limit int64) ([]byte, error) {
 	if resp.ContentLength > limit {
 		return nil, errTooLong
 	}
@@ -612,7 +638,7 @@ func harmless(err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.As(err, &op), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, errTooLong),
+	case errors.As(err, &op), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, errTooLong), errors.Is(err, errCoding),
 		errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return err
 	default:

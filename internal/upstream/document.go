@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"strings"
@@ -86,6 +87,7 @@ var (
 	errNoSecret    = errors.New("token document without a usable secret")
 	errOtherTeam   = errors.New("token document of another team")
 	errTooLong     = errors.New("document longer than any of this API")
+	errCoding      = errors.New("document in a content coding that can't be read")
 )
 
 // token is the resource without its secret.
@@ -104,12 +106,19 @@ func (r *resource) token() (Token, error) {
 	}, nil
 }
 
+// decode reads the JSON document that body begins with. What follows the document, a
+// proxy's remark for example, makes its content no less true.
+func decode(body []byte, into any) error {
+	body = bytes.TrimPrefix(body, []byte("\xef\xbb\xbf")) // a byte order mark
+	return json.NewDecoder(bytes.NewReader(body)).Decode(into)
+}
+
 // decodeToken reads a token document. The secret is empty where it holds none.
 func decodeToken(body []byte) (Token, secret.Text, error) {
 	var doc struct {
 		Data resource `json:"data"`
 	}
-	if json.Unmarshal(body, &doc) != nil {
+	if decode(body, &doc) != nil {
 		return Token{}, secret.Text{}, errNotDocument
 	}
 	t, err := doc.Data.token()
@@ -130,7 +139,7 @@ func decodeList(body []byte) (Page, error) {
 			} `json:"pagination"`
 		} `json:"meta"`
 	}
-	if json.Unmarshal(body, &doc) != nil || doc.Data == nil {
+	if decode(body, &doc) != nil || doc.Data == nil {
 		return Page{}, errNotDocument
 	}
 	page := Page{Total: doc.Meta.Pagination.TotalCount, Tokens: make([]Token, len(*doc.Data))}
@@ -154,7 +163,7 @@ func decodeOrganizations(body []byte) ([]Organization, error) {
 			ID string `json:"id"`
 		} `json:"data"`
 	}
-	if json.Unmarshal(body, &doc) != nil || doc.Data == nil {
+	if decode(body, &doc) != nil || doc.Data == nil {
 		return nil, errNotDocument
 	}
 	var organizations []Organization
@@ -174,7 +183,7 @@ func descriptionTaken(body []byte) bool {
 			Detail string `json:"detail"`
 		} `json:"errors"`
 	}
-	if json.Unmarshal(body, &doc) != nil {
+	if decode(body, &doc) != nil {
 		return false
 	}
 	for _, e := range doc.Errors {

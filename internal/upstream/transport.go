@@ -1,11 +1,12 @@
 package upstream
 
 import (
-	"crypto/tls"
 	"crypto/x509"
 	"net"
 	"net/http"
 	"time"
+
+	"github.com/teamtoken/teamtoken/internal/ciphers"
 )
 
 // Limits of the connections to the upstream. What follows the connection, up to
@@ -58,7 +59,7 @@ func newTransport(roots *x509.CertPool, protocols *http.Protocols) *http.Transpo
 	return &http.Transport{
 		Proxy:                  http.ProxyFromEnvironment,
 		DialContext:            dialer.DialContext,
-		TLSClientConfig:        &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
+		TLSClientConfig:        ciphers.Client(roots),
 		TLSHandshakeTimeout:    tlsTimeout,
 		Protocols:              protocols,
 		HTTP2:                  &http.HTTP2Config{SendPingTimeout: pingTimeout, PingTimeout: pingTimeout},
