@@ -131,9 +131,6 @@ func check(r *http.Request) *problem {
 	if len(r.Header.Values(idempotencyKey)) > 1 {
 		return invalid("The header Idempotency-Key must not stand twice.")
 	}
-	if len(r.Header.Values("Authorization")) > 1 { // of two credentials none is believed
-		r.Header.Del("Authorization")
-	}
 	var body []byte
 	var err error
 	var tooLong *http.MaxBytesError
