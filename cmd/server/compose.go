@@ -5,7 +5,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/netip"
+	"net/url"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -158,7 +161,8 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) er
 		inprocess.WithServerStatsHandler(calls)
 	}
 	inprocess.RegisterService(&teamtokenv1.TeamTokenService_ServiceDesc, svc)
-	rest, err := gateway.New(inprocess, log)
+	unseen := telemetry.NewUnseen(log)
+	rest, err := gateway.New(inprocess, log, unseen, origins(cfg))
 	if err != nil {
 		return err
 	}
@@ -184,6 +188,7 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) er
 		Metrics:        metrics.Handler(),
 		MaxCall:        cfg.RequestTimeout,
 		Refused:        metrics.ConnectionRefused,
+		Unseen:         unseen,
 		Limits: server.Limits{
 			Connections: cfg.MaxConnections, Streams: cfg.MaxStreams,
 			HeaderBytes: cfg.MaxHeaderBytes, MessageBytes: cfg.MaxMessageBytes,
@@ -236,6 +241,18 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) er
 		welcome(stdout, srv, address)
 	}
 	return srv.Run(ctx)
+}
+
+// origins are where clients reach the REST surface, of settings that config has checked.
+func origins(cfg *config.Config) gateway.Origins {
+	var o gateway.Origins
+	if cfg.PublicURL != "" {
+		o.Public, _ = url.Parse(strings.TrimSuffix(cfg.PublicURL, "/"))
+	}
+	for _, network := range cfg.TrustedProxies {
+		o.Proxies = append(o.Proxies, netip.MustParsePrefix(network))
+	}
+	return o
 }
 
 // named are organizations, whose names config has checked.

@@ -71,6 +71,10 @@ type Presented struct {
 	TLS *tls.ConnectionState
 	// Header returns every value of a header, by its name in lower case.
 	Header func(name string) []string
+	// Refused is the error that the surface refuses the call with; nil if it does not.
+	// The call goes through authentication all the same, so that the audit names
+	// its caller, and ends with this error.
+	Refused error
 }
 
 type presentedKey struct{}

@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -71,6 +72,25 @@ func (c *Config) checkCallers(refuse func(bool, string, ...any)) {
 	for _, name := range c.MeshListeners {
 		refuse(name != "grpc" && name != "rest", "TEAMTOKEN_MESH_LISTENERS (--mesh-listeners) has %q: it must be grpc, rest, or both", name)
 	}
+}
+
+// checkOrigins looks at what the REST surface is told about its own address.
+func (c *Config) checkOrigins(refuse func(bool, string, ...any)) {
+	refuse(c.PublicURL != "" && !validOrigin(c.PublicURL),
+		"TEAMTOKEN_PUBLIC_URL (--public-url) is %q: it must be https://HOST or http://HOST, maybe with a port and a path, and nothing else", c.PublicURL)
+	for _, proxy := range c.TrustedProxies {
+		network, err := netip.ParsePrefix(proxy)
+		refuse(err != nil, "TEAMTOKEN_TRUSTED_PROXIES (--trusted-proxies) has %q: it must be networks such as 127.0.0.1/32 or 10.0.0.0/8", proxy)
+		refuse(err == nil && network.Bits() == 0,
+			"TEAMTOKEN_TRUSTED_PROXIES (--trusted-proxies) has %q: then whoever connects could write the links; name the proxies' networks", proxy)
+	}
+}
+
+// validOrigin reports whether address can be where clients reach this server.
+func validOrigin(address string) bool {
+	u, err := url.Parse(address)
+	return err == nil && (u.Scheme == "https" || u.Scheme == "http") && u.Hostname() != "" && u.User == nil && u.RawQuery == "" && !u.ForceQuery &&
+		u.Fragment == "" && !strings.HasSuffix(address, "#") && (u.Port() == "" || validPort(u.Port())) && !strings.HasSuffix(u.Host, ":") && path.Clean("/"+u.Path) == "/"+strings.Trim(u.Path, "/")
 }
 
 func (c *Config) checkLimits(refuse func(bool, string, ...any)) {

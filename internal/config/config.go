@@ -62,6 +62,9 @@ type Config struct {
 	Reflection   bool   `name:"reflection" var:"TEAMTOKEN_REFLECTION" default:"true" negatable:"" group:"Listeners" help:"Serve gRPC reflection."`
 	Pprof        bool   `name:"pprof" var:"TEAMTOKEN_PPROF" default:"false" group:"Listeners" help:"Serve /debug/pprof on the admin listener. A heap profile may hold secrets."`
 
+	PublicURL      string   `name:"public-url" var:"TEAMTOKEN_PUBLIC_URL" placeholder:"URL" group:"Listeners" help:"Where clients reach the REST listener, 'https://teamtoken.example.com' for example: the links of lists begin with it. A proxy in front may take off a path that it has. Without it links have the scheme and host of each request."`
+	TrustedProxies []string `name:"trusted-proxies" var:"TEAMTOKEN_TRUSTED_PROXIES" placeholder:"CIDR,…" group:"Listeners" help:"Networks of the proxies in front of the REST listener whose X-Forwarded-Proto, X-Forwarded-Host and X-Forwarded-Port count, for the links of lists alone. From anywhere else they mean nothing. TEAMTOKEN_PUBLIC_URL goes before them."`
+
 	TLSCertFile     string `name:"tls-cert-file" var:"TEAMTOKEN_TLS_CERT_FILE" placeholder:"FILE" group:"TLS" help:"Certificate chain of the gRPC and the REST listener, in PEM; without it both serve in the clear. It is read again when it changes."`
 	TLSKeyFile      string `name:"tls-key-file" var:"TEAMTOKEN_TLS_KEY_FILE" placeholder:"FILE" group:"TLS" help:"Its key, in PEM. It is read again when it changes."`
 	TLSClientCAFile string `name:"tls-client-ca-file" var:"TEAMTOKEN_TLS_CLIENT_CA_FILE" placeholder:"FILE" group:"TLS" help:"CAs that clients' certificates must come from, in PEM: mutual TLS. The caller is the certificate's SPIFFE id, or else its first DNS name. It is read again when it changes."`
@@ -191,6 +194,7 @@ func (c *Config) check() error {
 		"TEAMTOKEN_SPIFFE_SOCKET (--spiffe-socket) brings certificate, key and CAs: leave out TEAMTOKEN_TLS_CERT_FILE, TEAMTOKEN_TLS_KEY_FILE and TEAMTOKEN_TLS_CLIENT_CA_FILE")
 	refuse(c.SPIFFESocket != "" && !validSocket(c.SPIFFESocket),
 		"TEAMTOKEN_SPIFFE_SOCKET (--spiffe-socket) is %q: it must be unix:///PATH, or tcp://IP:PORT of loopback", c.SPIFFESocket)
+	c.checkOrigins(refuse)
 	c.checkLimits(refuse)
 	refuse(c.UpstreamTimeout <= 0 || c.UpstreamTimeout > maxTimeout,
 		"TEAMTOKEN_UPSTREAM_TIMEOUT (--upstream-timeout) is %v: it must be over 0 and at most %v", c.UpstreamTimeout, maxTimeout)

@@ -292,6 +292,12 @@ func (c *rawHTTP2) until(t *testing.T, meant func(h2.Frame) bool) h2.Frame {
 // call opens a stream with a whole GetToken over gRPC, or what method and path say.
 func (c *rawHTTP2) call(t *testing.T, method, path string, headers ...string) (stream uint32) {
 	t.Helper()
+	return c.start(t, method, path, nil, headers...)
+}
+
+// start is call, with trailers after it.
+func (c *rawHTTP2) start(t *testing.T, method, path string, trailers []string, headers ...string) (stream uint32) {
+	t.Helper()
 	c.block.Reset()
 	write := func(name, value string) { _ = c.encoder.WriteField(hpack.HeaderField{Name: name, Value: value}) }
 	write(":method", method)
@@ -311,7 +317,7 @@ func (c *rawHTTP2) call(t *testing.T, method, path string, headers ...string) (s
 	const most = 16 << 10 // of one frame
 	first := block[:min(most, len(block))]
 	err := c.WriteHeaders(h2.HeadersFrameParam{
-		StreamID: stream, BlockFragment: first, EndHeaders: len(first) == len(block), EndStream: method != http.MethodPost,
+		StreamID: stream, BlockFragment: first, EndHeaders: len(first) == len(block), EndStream: method != http.MethodPost && trailers == nil,
 	})
 	for rest := block[len(first):]; len(rest) > 0 && err == nil; {
 		n := min(most, len(rest))
@@ -319,7 +325,14 @@ func (c *rawHTTP2) call(t *testing.T, method, path string, headers ...string) (s
 		rest = rest[n:]
 	}
 	if method == http.MethodPost {
-		err = errors.Join(err, c.WriteData(stream, true, frame(text(1, simulator.SeedTeam))))
+		err = errors.Join(err, c.WriteData(stream, trailers == nil, frame(text(1, simulator.SeedTeam))))
+	}
+	if trailers != nil {
+		c.block.Reset()
+		for i := 0; i < len(trailers); i += 2 {
+			write(trailers[i], trailers[i+1])
+		}
+		err = errors.Join(err, c.WriteHeaders(h2.HeadersFrameParam{StreamID: stream, BlockFragment: c.block.Bytes(), EndHeaders: true, EndStream: true}))
 	}
 	if err != nil {
 		t.Fatal(err)

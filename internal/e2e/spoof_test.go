@@ -228,7 +228,7 @@ func TestRawPaths(t *testing.T) {
 		"GET " + strings.TrimPrefix(path, "/") + " HTTP/1.1", "POST /" + path + " HTTP/1.1\r\nContent-Length: 0", "POST " + path + "/ HTTP/1.1\r\nContent-Length: 0",
 		"POST /api/v2/ping/.." + path[len("/api/v2"):] + " HTTP/1.1\r\nContent-Length: 0", "POST " + strings.ReplaceAll(path, "/api", "/%61pi") + " HTTP/1.1\r\nContent-Length: 0",
 		"POST " + generate + " HTTP/1.1\r\nContent-Length: 0", "PUT " + path + " HTTP/1.1\r\nX-HTTP-Method-Override: POST\r\nContent-Length: 0",
-		"HEAD " + path + " HTTP/1.1\r\nX-HTTP-Method: DELETE", "OPTIONS * HTTP/1.1", "CONNECT localhost:80 HTTP/1.1", "TRACE " + path + " HTTP/1.1",
+		"HEAD " + path + "s HTTP/1.1\r\nX-HTTP-Method: DELETE", "OPTIONS * HTTP/1.1", "CONNECT localhost:80 HTTP/1.1", "TRACE " + path + " HTTP/1.1",
 		"POST " + path + " HTTP/1.1\r\nContent-Length: 0\r\nContent-Length: 5",
 		"POST " + path + " HTTP/1.1\r\n " + header + ": " + good + "\r\nContent-Length: 0", "post " + path + " HTTP/1.1\r\nContent-Length: 0",
 	} {

@@ -62,14 +62,10 @@ func (m marshaler) NewEncoder(w io.Writer) runtime.Encoder {
 	})
 }
 
-func (m marshaler) NewDecoder(r io.Reader) runtime.Decoder {
-	return runtime.DecoderFunc(func(v any) error {
-		b, err := io.ReadAll(r)
-		if err != nil {
-			return err
-		}
-		return m.Unmarshal(b, v)
-	})
+// NewDecoder reads nothing: what is wrong with a body has to go through the
+// interceptors, and grpc-gateway would answer it by itself. See complete.
+func (marshaler) NewDecoder(io.Reader) runtime.Decoder {
+	return runtime.DecoderFunc(func(any) error { return nil })
 }
 
 // Unmarshal reads what a request may hold. No body at all is a request for a

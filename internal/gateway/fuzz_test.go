@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/caller"
 	"github.com/teamtoken/teamtoken/internal/reason"
 )
 
@@ -129,7 +130,10 @@ type called struct {
 	req proto.Message
 }
 
-func (c *called) Invoke(_ context.Context, method string, req, _ any, _ ...grpc.CallOption) error {
+func (c *called) Invoke(ctx context.Context, method string, req, _ any, _ ...grpc.CallOption) error {
+	if from, _ := caller.PresentedFrom(ctx); from.Refused != nil { // the interceptors let none such through
+		return from.Refused
+	}
 	c.rpc, c.req = method, req.(proto.Message)
 	return (&reason.Error{Reason: teamtokenv1.ErrorReason_ERROR_REASON_INTERNAL}).GRPCStatus().Err()
 }
@@ -156,7 +160,7 @@ func FuzzPath(f *testing.F) {
 	}
 	f.Add("PUT", "/api/v2/teams/a/authentication-token")
 	conn := &called{}
-	rest, err := New(conn, slog.New(slog.DiscardHandler))
+	rest, err := New(conn, slog.New(slog.DiscardHandler), func(string, ...slog.Attr) {}, Origins{})
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -2,15 +2,15 @@
 // JSON:API documents, its status codes, so that the vendor's clients work
 // against it as they are.
 //
-// It is strict about what comes in. A request with a percent sign in its path,
-// with a body over 64 KiB or of another media type, is refused before it is
-// looked up. Headers reach the service only by name, see headers.go; the method
-// of a request is its method, whatever a header says. No answer is stored on
-// the way.
+// It is strict about what comes in: it refuses a request with a percent sign in its
+// path, with a body over 64 KiB or of another media type. A refused request that
+// names an RPC goes through the interceptors all the same, so that its caller is
+// identified and the refusal is in the audit; any other is in the log. Headers reach
+// the service only by name, see headers.go; the method of a request is its method,
+// whatever a header says. No answer is stored on the way.
 package gateway
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -29,15 +29,17 @@ import (
 	"github.com/teamtoken/teamtoken/internal/caller"
 	"github.com/teamtoken/teamtoken/internal/reason"
 	"github.com/teamtoken/teamtoken/internal/requestid"
+	"github.com/teamtoken/teamtoken/internal/telemetry"
 )
 
 // maxBody is far over any request of this API.
 const maxBody = 64 << 10
 
 // New returns the REST surface of the service that conn reaches. It logs to log
-// the requests that do not reach it.
-func New(conn grpc.ClientConnInterface, log *slog.Logger) (http.Handler, error) {
-	e := errorWriter{log}
+// what fails in here, and to unseen the requests that name no RPC, and so are not in
+// the audit.
+func New(conn grpc.ClientConnInterface, log *slog.Logger, unseen telemetry.Unseen, origins Origins) (http.Handler, error) {
+	e := errorWriter{log, unseen}
 	mux := runtime.NewServeMux(
 		runtime.WithMarshalerOption(runtime.MIMEWildcard, marshaler{}),
 		runtime.WithIncomingHeaderMatcher(incomingHeader),
@@ -46,7 +48,7 @@ func New(conn grpc.ClientConnInterface, log *slog.Logger) (http.Handler, error) 
 		runtime.WithErrorHandler(e.status),
 		runtime.WithRoutingErrorHandler(e.routing),
 		runtime.WithForwardResponseOption(setStatus),
-		runtime.WithForwardResponseRewriter(withLinks),
+		runtime.WithForwardResponseRewriter(origins.withLinks),
 		runtime.WithDisablePathLengthFallback(),
 		runtime.WithDisableHTTPMethodOverride(),
 		runtime.WithWriteContentLength(),
@@ -56,11 +58,10 @@ func New(conn grpc.ClientConnInterface, log *slog.Logger) (http.Handler, error) 
 	if err := teamtokenv1.RegisterTeamTokenServiceHandlerClient(context.Background(), mux, client); err != nil {
 		return nil, err
 	}
-	if err := mux.HandlePath(http.MethodGet, "/api/v2/ping", ping); err != nil {
-		return nil, err
-	}
-	if err := mux.HandlePath(http.MethodGet, "/.well-known/terraform.json", discovery); err != nil {
-		return nil, err
+	for path, handler := range map[string]runtime.HandlerFunc{"/api/v2/ping": ping, "/.well-known/terraform.json": discovery} {
+		if err := mux.HandlePath(http.MethodGet, path, e.unlessRefused(handler)); err != nil {
+			return nil, err
+		}
 	}
 	return front{mux, e}, nil
 }
@@ -103,11 +104,21 @@ func (f front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			f.errors.failed(w, r, reason.Panic(p, outcome(r, reason.Unknown)))
 		}
 	}()
-	if p := check(r); p != nil {
-		f.errors.refuse(w, r, *p)
-		return
+	from := presented(r)
+	in := new(request)
+	in.body, in.problem = check(r)
+	r = r.WithContext(caller.WithPresented(context.WithValue(r.Context(), requestKey{}, in), from))
+	if in.problem != nil { // grpc-gateway would stop at either of these by itself
+		r.Header.Del("Grpc-Timeout")
+		withoutQuery := *r.URL
+		withoutQuery.RawQuery = ""
+		r.URL = &withoutQuery
 	}
-	f.mux.ServeHTTP(w, r.WithContext(caller.WithPresented(withRequest(r), presented(r))))
+	if r.Method == http.MethodHead { // of r, a copy: net/http knows that no body is to be sent
+		r.Method = http.MethodGet
+	}
+	in.Request = r
+	f.mux.ServeHTTP(w, r)
 }
 
 // presented is what the request brings that may tell who makes it: of its own
@@ -117,22 +128,19 @@ func presented(r *http.Request) caller.Presented {
 	return caller.Presented{Surface: caller.REST, Peer: peer, TLS: r.TLS, Header: r.Header.Values}
 }
 
-// check reads the body, and returns what is wrong with the request, if anything.
-func check(r *http.Request) *problem {
+// check reads the body, and returns it, or what is wrong with the request.
+func check(r *http.Request) ([]byte, *problem) {
 	if strings.Contains(r.URL.EscapedPath(), "%") {
-		return invalid("The path must not be percent-encoded: no id of this API needs it.")
+		return nil, invalid("The path must not be percent-encoded: no id of this API needs it.")
 	}
 	if _, err := url.ParseQuery(r.URL.RawQuery); err != nil {
-		return invalid("The query is malformed.")
+		return nil, invalid("The query is malformed.")
 	}
 	if t := r.Header.Get("Grpc-Timeout"); t != "" && !timeout.MatchString(t) {
-		return invalid("The header Grpc-Timeout must be a number of up to 8 digits, not 0, and a unit, one of HMSmun.")
+		return nil, invalid("The header Grpc-Timeout must be a number of up to 8 digits, not 0, and a unit, one of HMSmun.")
 	}
 	if len(r.Header.Values(idempotencyKey)) > 1 {
-		return invalid("The header Idempotency-Key must not stand twice.")
-	}
-	if len(r.Header.Values("Authorization")) > 1 { // of two credentials none is believed
-		r.Header.Del("Authorization")
+		return nil, invalid("The header Idempotency-Key must not stand twice.")
 	}
 	var body []byte
 	var err error
@@ -142,18 +150,17 @@ func check(r *http.Request) *problem {
 	}
 	switch {
 	case r.ContentLength > maxBody, errors.As(err, &tooLong):
-		return &problem{status: http.StatusRequestEntityTooLarge, detail: "The body must not be longer than 64 KiB."}
+		return nil, &problem{status: http.StatusRequestEntityTooLarge, detail: "The body must not be longer than 64 KiB."}
 	case err != nil:
-		return invalid("The body could not be read to its end.")
+		return nil, invalid("The body could not be read to its end.")
 	}
-	r.Body = io.NopCloser(bytes.NewReader(body))
 	if len(body) > 0 && !jsonMedia(r.Header.Values("Content-Type")) {
-		return &problem{
+		return nil, &problem{
 			status: http.StatusUnsupportedMediaType, detail: "The Content-Type of a body must be application/vnd.api+json or application/json.",
 		}
 	}
 	r.Header.Set("Content-Type", mediaType) // whatever it was without a body: nothing below is to look at it
-	return nil
+	return body, nil
 }
 
 func jsonMedia(contentTypes []string) bool {

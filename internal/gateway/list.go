@@ -3,7 +3,7 @@ package gateway
 import (
 	"cmp"
 	"context"
-	"net/http"
+	"net/url"
 	"strconv"
 
 	"google.golang.org/protobuf/proto"
@@ -40,7 +40,7 @@ type pagination struct {
 
 // withLinks makes the document of a list, which tells where in the list it is;
 // other answers stay messages.
-func withLinks(ctx context.Context, m proto.Message) (any, error) {
+func (o Origins) withLinks(ctx context.Context, m proto.Message) (any, error) {
 	resp, ok := m.(*teamtokenv1.ListTokensResponse)
 	if !ok {
 		return m, nil
@@ -55,12 +55,13 @@ func withLinks(ctx context.Context, m proto.Message) (any, error) {
 	total := int(resp.GetTotalSize())
 	p := pagination{CurrentPage: number, PageSize: size, TotalPages: max(1, (total+size-1)/size), TotalCount: total}
 	doc := listDocument{Data: make([]resource, len(resp.GetTeamTokens()))}
-	doc.Links = links{Self: link(r, number, size), First: link(r, 1, size), Last: link(r, p.TotalPages, size)}
+	link := func(number int) string { return link(o.of(r), r, number, size) }
+	doc.Links = links{Self: link(number), First: link(1), Last: link(p.TotalPages)}
 	if number > 1 {
-		p.PrevPage, doc.Links.Prev = new(number-1), new(link(r, number-1, size))
+		p.PrevPage, doc.Links.Prev = new(number-1), new(link(number-1))
 	}
 	if resp.GetNextPageToken() != "" {
-		p.NextPage, doc.Links.Next = new(number+1), new(link(r, number+1, size))
+		p.NextPage, doc.Links.Next = new(number+1), new(link(number+1))
 	}
 	doc.Meta.Pagination = p
 	for i, t := range resp.GetTeamTokens() {
@@ -69,15 +70,14 @@ func withLinks(ctx context.Context, m proto.Message) (any, error) {
 	return doc, nil
 }
 
-// link is the request's own address, for another page.
-func link(r *http.Request, number, size int) string {
+// link is the request's own address, for another page. Without a host it is a path.
+func link(at url.URL, r *request, number, size int) string {
 	query := r.URL.Query()
 	query.Set(pageNumber, strconv.Itoa(number))
 	query.Set(pageSize, strconv.Itoa(size))
-	u := *r.URL
-	u.Scheme, u.Host, u.RawQuery = "http", r.Host, query.Encode()
-	if r.TLS != nil {
-		u.Scheme = "https"
+	if at.Host == "" {
+		at.Scheme = ""
 	}
-	return u.String()
+	at.Path, at.RawQuery = at.Path+r.URL.Path, query.Encode()
+	return at.String()
 }

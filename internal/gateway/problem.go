@@ -112,6 +112,29 @@ func writeProblem(w http.ResponseWriter, p problem) {
 	_, _ = w.Write(body) // the client may have left
 }
 
+// err is p as the interceptors take it, for a request that is refused with it; nil
+// if there is no problem. What is wrong with HTTP alone has no reason.
+func (p *problem) err(r *http.Request) error {
+	switch {
+	case p == nil:
+		return nil
+	case p.code == "":
+		return status.Error(codeOf(p.status), p.detail)
+	default:
+		return &reason.Error{
+			Reason:  teamtokenv1.ErrorReason_ERROR_REASON_INVALID_FIELD,
+			Outcome: outcome(r, reason.NotApplied), Violations: []reason.Violation{{Description: p.detail}},
+		}
+	}
+}
+
+func codeOf(httpStatus int) codes.Code {
+	if httpStatus == http.StatusRequestEntityTooLarge {
+		return codes.ResourceExhausted
+	}
+	return codes.InvalidArgument
+}
+
 // title is the vendor's word for the status: `not found`, `unauthorized`.
 func title(status int) string { return strings.ToLower(http.StatusText(status)) }
 
@@ -122,14 +145,17 @@ var titles = map[string]string{
 
 // errorWriter answers what goes wrong. An RPC's own failure was logged where it
 // happened; a request that never got there is logged here.
-type errorWriter struct{ log *slog.Logger }
+type errorWriter struct {
+	log    *slog.Logger
+	unseen telemetry.Unseen
+}
 
-// refuse answers a request that reaches no RPC: nothing was changed by it.
+// refuse answers a request that names no RPC: nothing was changed by it.
 func (e errorWriter) refuse(w http.ResponseWriter, r *http.Request, p problem) {
 	p.outcome = string(outcome(r, reason.NotApplied))
-	e.log.LogAttrs(r.Context(), slog.LevelInfo, "a request reached no method",
+	e.unseen("a request reached no method",
 		slog.String(telemetry.KeyRequestID, w.Header().Get(requestid.Header)), slog.String(telemetry.KeySurface, "rest"),
-		slog.Int(telemetry.KeyStatus, p.status), slog.String(telemetry.KeyReason, p.code))
+		slog.String(telemetry.KeyPeer, r.RemoteAddr), slog.Int(telemetry.KeyStatus, p.status), slog.String(telemetry.KeyReason, p.code))
 	writeProblem(w, p)
 }
 
@@ -162,10 +188,12 @@ func (e errorWriter) status(
 	st := status.Convert(err)
 	d := reason.DetailsOf(st)
 	if d.Reason == "" {
-		switch st.Code() {
-		case codes.InvalidArgument: // the body, as decodeAttributes says
-			e.refuse(w, r, *invalid(st.Message()))
+		if p := requestOf(ctx).problem; p != nil && st.Code() == codeOf(p.status) {
+			p.outcome = string(outcome(r, reason.NotApplied))
+			writeProblem(w, *p)
 			return
+		}
+		switch st.Code() {
 		case codes.DeadlineExceeded, codes.Canceled: // the in-process connection did not wait for the answer
 			st = (&reason.Error{
 				Reason:  teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_TIMEOUT,
@@ -201,6 +229,10 @@ func (e errorWriter) status(
 func (e errorWriter) routing(
 	_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, r *http.Request, status int,
 ) {
+	if p := requestOf(r.Context()).problem; p != nil {
+		e.refuse(w, r, *p)
+		return
+	}
 	p := problem{status: status, detail: "There is no such path. Nothing was changed."}
 	if status == http.StatusMethodNotAllowed {
 		w.Header().Set("Allow", allow(r.URL.Path))
@@ -209,16 +241,27 @@ func (e errorWriter) routing(
 	e.refuse(w, r, p)
 }
 
+// unlessRefused is h, for requests with nothing wrong.
+func (e errorWriter) unlessRefused(h runtime.HandlerFunc) runtime.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request, parameters map[string]string) {
+		if p := requestOf(r.Context()).problem; p != nil {
+			e.refuse(w, r, *p)
+			return
+		}
+		h(w, r, parameters)
+	}
+}
+
 // allow lists the methods of a path, see http.yaml.
 func allow(url string) string {
 	switch parent, last := path.Split(url); {
 	case last == "authentication-token":
-		return "DELETE, GET, POST"
+		return "DELETE, GET, HEAD, POST"
 	case last == "authentication-tokens":
 		return "POST"
 	case path.Base(parent) == "authentication-tokens":
-		return "DELETE, GET"
+		return "DELETE, GET, HEAD"
 	default:
-		return "GET"
+		return "GET, HEAD"
 	}
 }

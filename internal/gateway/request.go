@@ -15,19 +15,23 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/caller"
 	"github.com/teamtoken/teamtoken/internal/page"
 	"github.com/teamtoken/teamtoken/internal/reason"
 )
 
 type requestKey struct{}
 
-func withRequest(r *http.Request) context.Context {
-	return context.WithValue(r.Context(), requestKey{}, r)
+// request is the HTTP request behind a call, as check has read it.
+type request struct {
+	*http.Request
+	body    []byte
+	problem *problem // what it is refused for; nil if it is not
 }
 
 // requestOf is the HTTP request behind a call.
-func requestOf(ctx context.Context) *http.Request {
-	r, _ := ctx.Value(requestKey{}).(*http.Request)
+func requestOf(ctx context.Context) *request {
+	r, _ := ctx.Value(requestKey{}).(*request)
 	return r
 }
 
@@ -37,13 +41,26 @@ type completed struct{ grpc.ClientConnInterface }
 
 func (c completed) Invoke(ctx context.Context, method string, req, resp any, opts ...grpc.CallOption) error {
 	r := requestOf(ctx)
+	err := r.problem.err(r.Request)
+	if err == nil {
+		err = complete(req, r)
+	}
+	if err != nil { // the interceptors answer with it, once they know who calls
+		from, _ := caller.PresentedFrom(ctx)
+		from.Refused = err
+		ctx = caller.WithPresented(context.WithoutCancel(ctx), from) // the client may have left in the middle of the body
+	}
+	return c.ClientConnInterface.Invoke(ctx, method, req, resp, opts...)
+}
+
+// complete reads into a message what of the request grpc-gateway does not read: the
+// body, the query and the idempotency key. It returns what is wrong with them.
+func complete(req any, r *request) error {
 	switch req := req.(type) {
 	case *teamtokenv1.GenerateTokenRequest:
-		req.RequestId = requestID(r)
+		req.RequestId = requestID(r.Request)
 		req.ExpectedTokenId = r.URL.Query().Get(expectedTokenID)
-		if err := only(r, expectedTokenID); err != nil {
-			return err
-		}
+		return cmp.Or(only(r, expectedTokenID), readBody(r.body, req))
 	case *teamtokenv1.DeleteTokenRequest:
 		if err := only(r, expectedTokenID, allowMissing); err != nil {
 			return err
@@ -56,20 +73,22 @@ func (c completed) Invoke(ctx context.Context, method string, req, resp any, opt
 			}
 		}
 	case *teamtokenv1.CreateNamedTokenRequest:
-		req.RequestId = requestID(r)
-		if err := only(r); err != nil {
-			return err
-		}
+		req.RequestId = requestID(r.Request)
+		return cmp.Or(only(r), readBody(r.body, req))
 	case *teamtokenv1.DeleteTokenByIDRequest:
-		if err := only(r); err != nil {
-			return err
-		}
+		return only(r)
 	case *teamtokenv1.ListTokensRequest:
-		if err := list(req, r); err != nil {
-			return err
-		}
+		return list(req, r)
 	}
-	return c.ClientConnInterface.Invoke(ctx, method, req, resp, opts...)
+	return nil
+}
+
+// readBody reads the body into a message.
+func readBody(body []byte, req any) error {
+	if err := (marshaler{}).Unmarshal(body, req); err != nil {
+		return refused(reason.Violation{Description: err.Error()})
+	}
+	return nil
 }
 
 // The query's names for the guards of a change, which are the fields'.
@@ -94,7 +113,7 @@ func refused(v ...reason.Violation) error {
 
 // only refuses a change whose query holds anything but one value of each of
 // names: a guard that is misspelt, or empty, would be no guard.
-func only(r *http.Request, names ...string) error {
+func only(r *request, names ...string) error {
 	if r.URL.RawQuery == "" {
 		return nil
 	}
@@ -113,21 +132,24 @@ func only(r *http.Request, names ...string) error {
 	return refused(reason.Violation{Description: description})
 }
 
-// requestID is the Idempotency-Key. One that is empty is not taken for absent.
+// requestID is the Idempotency-Key, without the quotes that a string has in a
+// structured field (RFC 9651), as the IETF's draft has the key: both forms are the
+// same key. An escape stays, and is refused: no key needs one. A key that is empty
+// is not taken for absent.
 func requestID(r *http.Request) string {
 	values := r.Header.Values(idempotencyKey)
-	switch {
-	case len(values) == 0:
+	if len(values) == 0 {
 		return ""
-	case values[0] == "":
-		return "(empty)"
-	default:
-		return values[0]
 	}
+	key := values[0]
+	if len(key) >= 2 && key[0] == '"' && key[len(key)-1] == '"' {
+		key = key[1 : len(key)-1]
+	}
+	return cmp.Or(key, "(empty)")
 }
 
 // list reads the query as the upstream has it, and nothing else of it.
-func list(req *teamtokenv1.ListTokensRequest, r *http.Request) error {
+func list(req *teamtokenv1.ListTokensRequest, r *request) error {
 	query := r.URL.Query()
 	req.Query, req.Sort, req.ExpiryStatus = query.Get("q"), query.Get("sort"), nil
 	if status := query.Get("filter[expiry_status]"); status != "" {

@@ -151,6 +151,9 @@ func (k *call) ended(resp any, err error, d time.Duration) {
 		event = audit.EventRefusal
 	}
 	k.result(event, resp, err, k.method.outcome(applied))
+	if event == audit.EventRefusal && k.record.Outcome == "" { // an error of grpc-go or HTTP has no outcome
+		k.record.Outcome = string(k.method.outcome(reason.NotApplied))
+	}
 	k.record.Duration = d
 	if k.begun {
 		k.chain.options.Audit.Result(&k.record)

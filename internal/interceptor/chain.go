@@ -178,6 +178,13 @@ func (c *Chain) guarded(
 			resp, err = nil, reason.Panic(p, m.outcome(reason.Unknown))
 		}
 	}()
+	message := receivedFrom(ctx)
+	if message.err != nil { // the client has its answer: all that is left is to say whose call it was
+		if _, who, err := c.identified(ctx, from); err == nil {
+			k.madeBy(who)
+		}
+		return nil, message.err
+	}
 	if c.stopping.Load() {
 		return nil, m.refused(teamtokenv1.ErrorReason_ERROR_REASON_SHUTTING_DOWN)
 	}
@@ -203,12 +210,15 @@ func (c *Chain) guarded(
 		k.giveBack = giveBack
 		defer k.hold()()
 	}
-	if malformed(ctx) {
+	if message.malformed {
 		e := m.refused(teamtokenv1.ErrorReason_ERROR_REASON_INVALID_FIELD)
 		e.Violations = []reason.Violation{{Description: "the message is not a well-formed protobuf message of its type"}}
 		return nil, e
 	}
 	k.asked(req)
+	if from.Refused != nil {
+		return nil, from.Refused
+	}
 	if err := k.may(); err != nil {
 		return nil, err
 	}

@@ -2,37 +2,59 @@ package interceptor
 
 import (
 	"context"
+	"errors"
+	"io"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/encoding"
 	_ "google.golang.org/grpc/encoding/proto" // registers the codec that Codec wraps
 	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/status"
 )
 
-type malformedKey struct{}
+type receivedKey struct{}
 
-// malformed reports whether the call's message could not be decoded.
-func malformed(ctx context.Context) bool {
-	m, _ := ctx.Value(malformedKey{}).(*bool)
-	return m != nil && *m
+// received is what became of a call's message before the interceptors ran.
+type received struct {
+	malformed bool  // the message is not a protobuf message of its type
+	err       error // grpc-go could not read the message, and has told the client so
+}
+
+// receivedFrom returns what became of the message of ctx's call. A call that
+// did not come through Describe has its message.
+func receivedFrom(ctx context.Context) received {
+	if r, _ := ctx.Value(receivedKey{}).(*received); r != nil {
+		return *r
+	}
+	return received{}
 }
 
 // Describe returns a copy of desc whose calls come through the chain even when
-// their message cannot be decoded, on a server that has Codec. As generated,
-// such a call never gets there: grpc-go answers it by itself, with INTERNAL, and
-// nobody asks who calls, logs it or counts it.
+// their message cannot be read or decoded, on a server that has Codec. As
+// generated, such a call never gets there: grpc-go answers it by itself, and
+// nobody asks who calls, logs it or writes it to the audit.
+//
+// One call does not come through: that of a client which cancels it, or whose
+// connection ends, before its message has arrived. The server refuses nothing there.
 func Describe(desc grpc.ServiceDesc) *grpc.ServiceDesc {
 	methods := make([]grpc.MethodDesc, len(desc.Methods))
 	for i, m := range desc.Methods {
 		methods[i] = grpc.MethodDesc{
 			MethodName: m.MethodName,
 			Handler: func(srv any, ctx context.Context, decode func(any) error, chain grpc.UnaryServerInterceptor) (any, error) {
-				bad := new(bool)
-				return m.Handler(srv, context.WithValue(ctx, malformedKey{}, bad), func(v any) error {
+				got := new(received)
+				return m.Handler(srv, context.WithValue(ctx, receivedKey{}, got), func(v any) error {
 					lenient := lenient{into: v}
 					err := decode(&lenient)
-					*bad = lenient.failed
-					return err
+					if status.Code(err) == codes.Canceled {
+						return err
+					}
+					if errors.Is(err, io.ErrUnexpectedEOF) { // as grpc-go has told it
+						err = status.Error(codes.Internal, err.Error())
+					}
+					got.err, got.malformed = err, lenient.failed
+					return nil
 				}, chain)
 			},
 		}

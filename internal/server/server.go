@@ -26,6 +26,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/health"
 	"google.golang.org/grpc/health/grpc_health_v1"
@@ -59,7 +60,10 @@ type Options struct {
 	MaxCall time.Duration
 	Limits  Limits
 	// Refused is called for each connection that is closed since there are too many.
-	Refused    func()
+	Refused func()
+	// Unseen is told of each call and request that is refused before any of the above is
+	// called for it, and that names no method. It is to log at a bounded rate.
+	Unseen     func(message string, attrs ...slog.Attr)
 	Reflection bool
 	Pprof      bool
 	Log        *slog.Logger
@@ -106,6 +110,7 @@ const (
 // Server is open listeners, and what they will serve.
 type Server struct {
 	options           Options
+	methods           map[string]bool // the full names of those that the gRPC listener serves
 	grpc              *grpc.Server
 	http, admin       *http.Server
 	health            *health.Server
@@ -147,31 +152,47 @@ func New(o Options) (*Server, error) {
 			MaxConnectionAge: o.Limits.ConnectionAge, MaxConnectionAgeGrace: o.Limits.ConnectionAgeGrace,
 			MaxConnectionIdle: o.Limits.IdleTimeout,
 		}),
-		grpc.InTapHandle(o.bounded),
+		grpc.InTapHandle(s.tapped),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: o.Limits.PingInterval, PermitWithoutStream: true}),
 	}
 	if o.Calls != nil {
 		options = append(options, grpc.StatsHandler(o.Calls))
 	}
+	creds := insecure.NewCredentials()
 	if o.TLS != nil {
 		scheme = "https://"
-		options = append(options, grpc.Creds(credentials.NewTLS(o.TLS)))
+		creds = credentials.NewTLS(o.TLS)
 		o.TLS = o.TLS.Clone() // net/http adds its own protocols to it
 	}
 	s.GRPCAddr, s.RESTURL = s.onGRPC.Addr().String(), scheme+s.onHTTP.Addr().String()
 	s.AdminURL = "http://" + s.onAdmin.Addr().String()
 
-	s.grpc = grpc.NewServer(options...)
-	s.grpc.RegisterService(o.Service, o.Implementation)
+	s.grpc = grpc.NewServer(append(options, grpc.Creds(watching{creds, o.Unseen}))...)
+	s.grpc.RegisterService(marked(*o.Service), o.Implementation)
 	grpc_health_v1.RegisterHealthServer(s.grpc, s.health)
 	s.health.SetServingStatus(o.Service.ServiceName, grpc_health_v1.HealthCheckResponse_SERVING)
 	if o.Reflection {
 		reflection.Register(s.grpc)
 	}
+	s.methods = methodsOf(s.grpc)
 	s.http = s.newHTTP(o.REST, o.MaxCall+o.Limits.ReadTimeout)
+	unseen(o.Unseen).watch(s.http)
 	s.http.TLSConfig = o.TLS
 	s.admin = s.newHTTP(s.adminHandler(), time.Minute+o.Limits.ReadTimeout) // a CPU profile takes 30 s
 	return s, nil
+}
+
+// tapped is asked of every call, as soon as its headers have come. It must not wait.
+func (s *Server) tapped(ctx context.Context, call *tap.Info) (context.Context, error) {
+	if !s.methods[call.FullMethodName] {
+		unseen(s.options.Unseen).call(ctx, noMethod)
+		return ctx, nil // grpc-go answers it
+	}
+	ctx, err := s.options.bounded(ctx, call)
+	if err == nil && strings.HasPrefix(call.FullMethodName, "/"+s.options.Service.ServiceName+"/") {
+		ctx = unseen(s.options.Unseen).reaches(ctx)
+	}
+	return ctx, err
 }
 
 // bounded ends a call whose message does not come. The interceptors, and their

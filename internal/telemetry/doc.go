@@ -24,6 +24,8 @@ const (
 	KeySetting   = "setting"
 	KeyStatus    = "status"
 	KeyRate      = "per_second"
+	KeyPeer      = "peer"
+	KeyLeftOut   = "left_out" // lines that were too many, see NewUnseen
 )
 
 // ServiceName is what telemetry calls this service, unless OTEL_SERVICE_NAME does

@@ -1,0 +1,256 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/binary"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/net/http2"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/peer"
+)
+
+// unseen tells of what grpc-go and net/http refuse by themselves, without a word to
+// any handler or interceptor.
+type unseen func(message string, attrs ...slog.Attr)
+
+// What is told, each of a peer.
+const (
+	noMethod    = "a gRPC call names no method of this server"
+	notReached  = "a gRPC call did not reach its method: its encoding is unknown, or it ended at once"
+	httpRefused = "a gRPC call was refused as HTTP/2: its content type, method or headers are wrong"
+	streamReset = "a gRPC call was reset as HTTP/2: its headers are too long or malformed"
+	goneAway    = "a gRPC connection was ended: it does not keep to HTTP/2"
+	notHTTP2    = "a gRPC connection was ended: it does not speak HTTP/2"
+	notHTTP     = "a REST request was refused or broke off before it was read: its headers are too long or malformed"
+	notHTTPTwo  = "a REST connection broke the rules of HTTP/2"
+)
+
+func from(address net.Addr) slog.Attr { return slog.String("peer", address.String()) }
+
+type reachedKey struct{}
+
+// reaches returns the context of a call that names a method of the service, and
+// tells if the call ends before marked is called for it.
+func (u unseen) reaches(ctx context.Context) context.Context {
+	reached := new(atomic.Bool)
+	context.AfterFunc(ctx, func() {
+		if !reached.Load() {
+			u.call(ctx, notReached)
+		}
+	})
+	return context.WithValue(ctx, reachedKey{}, reached)
+}
+
+// call tells of a call by its context.
+func (u unseen) call(ctx context.Context, message string) {
+	if p, ok := peer.FromContext(ctx); ok {
+		u(message, from(p.Addr))
+	}
+}
+
+// marked is desc, whose calls are marked as having reached their method.
+func marked(desc grpc.ServiceDesc) *grpc.ServiceDesc {
+	methods := make([]grpc.MethodDesc, len(desc.Methods))
+	for i, m := range desc.Methods {
+		methods[i] = grpc.MethodDesc{
+			MethodName: m.MethodName,
+			Handler: func(srv any, ctx context.Context, decode func(any) error, chain grpc.UnaryServerInterceptor) (any, error) {
+				if reached, ok := ctx.Value(reachedKey{}).(*atomic.Bool); ok {
+					reached.Store(true)
+				}
+				return m.Handler(srv, ctx, decode, chain)
+			},
+		}
+	}
+	desc.Methods = methods
+	return &desc
+}
+
+// methodsOf are the full names of a server's methods.
+func methodsOf(s *grpc.Server) map[string]bool {
+	names := map[string]bool{}
+	for service, info := range s.GetServiceInfo() {
+		for _, m := range info.Methods {
+			names["/"+service+"/"+m.Name] = true
+		}
+	}
+	return names
+}
+
+// watching are credentials whose connections are watched, inside of TLS.
+type watching struct {
+	credentials.TransportCredentials
+
+	unseen unseen
+}
+
+func (w watching) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	conn, info, err := w.TransportCredentials.ServerHandshake(raw)
+	if err != nil {
+		return conn, info, err
+	}
+	return &watched{Conn: conn, unseen: w.unseen, need: frameHead}, info, nil
+}
+
+func (w watching) Clone() credentials.TransportCredentials {
+	return watching{w.TransportCredentials.Clone(), w.unseen}
+}
+
+// watched reads in the frames that grpc-go sends what it refuses by itself. It
+// decodes no headers, which would cost each call and connection, but looks at the first
+// field of each block, which HPACK writes in one way where it is `:status: 200`
+// or `:status: 400`, and in another where it is a status that this connection has not had
+// yet. So of several calls with a wrong content type or HTTP method on one connection
+// the first is told.
+//
+// One goroutine at a time writes, and one reads.
+type watched struct {
+	net.Conn
+
+	unseen unseen
+	greets int // bytes of the client's preface that have come
+
+	head       [frameHead + maxLook]byte // of the frame that is being written, and what of its body is looked at
+	have, need int                       // bytes of head
+	left       int                       // bytes of the body that are not looked at
+}
+
+const (
+	frameHead = 9 // bytes
+	maxLook   = 8
+	// HPACK, RFC 7541: a whole field of the static table, and a literal with a name of it,
+	// which the table has seven times.
+	status400, literalStatus, literalStatusEnd = 0x8c, 0x48, 0x4e
+	// A block may begin with changes of the table's size, whose numbers may take several bytes.
+	sizeChange, sizeChangeMask, sizeMax, more = 0x20, 0xe0, 0x1f, 0x80
+)
+
+func (w *watched) Read(b []byte) (int, error) {
+	n, err := w.Conn.Read(b)
+	for i := 0; i < n && w.greets < len(http2.ClientPreface); i++ {
+		if b[i] != http2.ClientPreface[w.greets] {
+			w.greets = len(http2.ClientPreface)
+			w.unseen(notHTTP2, from(w.RemoteAddr()))
+			break
+		}
+		w.greets++
+	}
+	return n, err
+}
+
+func (w *watched) Write(b []byte) (int, error) {
+	for rest := b; len(rest) > 0; {
+		if w.have < w.need {
+			n := copy(w.head[w.have:w.need], rest)
+			w.have, rest = w.have+n, rest[n:]
+			if w.have < w.need {
+				break
+			}
+			if w.need == frameHead {
+				length := int(w.head[0])<<16 | int(w.head[1])<<8 | int(w.head[2])
+				look := 0
+				switch http2.FrameType(w.head[3]) {
+				case http2.FrameHeaders, http2.FrameRSTStream, http2.FrameGoAway:
+					look = min(length, maxLook)
+				}
+				w.need, w.left = frameHead+look, length-look
+				if look > 0 {
+					continue
+				}
+			} else {
+				w.frame(http2.FrameType(w.head[3]), w.head[frameHead:w.need])
+			}
+		}
+		n := min(w.left, len(rest))
+		if w.left, rest = w.left-n, rest[n:]; w.left == 0 {
+			w.have, w.need = 0, frameHead
+		}
+	}
+	return w.Conn.Write(b)
+}
+
+// frame looks at the begin of a frame's body.
+func (w *watched) frame(kind http2.FrameType, body []byte) {
+	message := ""
+	switch kind {
+	case http2.FrameHeaders:
+		for len(body) > 0 && body[0]&sizeChangeMask == sizeChange {
+			long := body[0]&sizeMax == sizeMax
+			for body = body[1:]; long && len(body) > 0; body = body[1:] {
+				long = body[0]&more != 0
+			}
+		}
+		if len(body) > 0 && (body[0] == status400 || body[0] >= literalStatus && body[0] <= literalStatusEnd) {
+			message = httpRefused
+		}
+	case http2.FrameRSTStream:
+		if code := http2.ErrCode(number(body)); code != http2.ErrCodeNo && code != http2.ErrCodeCancel {
+			message = streamReset
+		}
+	case http2.FrameGoAway:
+		if len(body) == maxLook && http2.ErrCode(number(body[4:])) != http2.ErrCodeNo {
+			message = goneAway
+		}
+	}
+	if message != "" {
+		w.unseen(message, from(w.RemoteAddr()))
+	}
+}
+
+func number(b []byte) uint32 {
+	if len(b) < 4 {
+		return 0
+	}
+	return binary.BigEndian.Uint32(b)
+}
+
+type readKey struct{}
+
+// watch has what a REST server refuses by itself told: over HTTP/1.1 by whether the
+// handler is called for what came on a connection, over HTTP/2 by net/http's own count.
+func (u unseen) watch(s *http.Server) {
+	var open sync.Map // of net.Conn, whether something came that the handler was not called for
+	next, connContext, connState := s.Handler, s.ConnContext, s.ConnState
+	s.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+		if connContext != nil {
+			ctx = connContext(ctx, c)
+		}
+		came := new(atomic.Bool)
+		open.Store(c, came)
+		return context.WithValue(ctx, readKey{}, came)
+	}
+	s.ConnState = func(c net.Conn, state http.ConnState) {
+		if connState != nil {
+			connState(c, state)
+		}
+		switch state {
+		case http.StateActive:
+			if came, ok := open.Load(c); ok && !overHTTP2(c) {
+				came.(*atomic.Bool).Store(true)
+			}
+		case http.StateClosed, http.StateHijacked:
+			if came, ok := open.LoadAndDelete(c); ok && came.(*atomic.Bool).Load() {
+				u(notHTTP, from(c.RemoteAddr()))
+			}
+		}
+	}
+	s.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if came, ok := r.Context().Value(readKey{}).(*atomic.Bool); ok {
+			came.Store(false)
+		}
+		next.ServeHTTP(w, r)
+	})
+	s.HTTP2.CountError = func(kind string) { u(notHTTPTwo, slog.String("error", kind)) }
+}
+
+func overHTTP2(c net.Conn) bool {
+	secure, ok := c.(*tls.Conn)
+	return ok && secure.ConnectionState().NegotiatedProtocol == "h2"
+}
