@@ -37,6 +37,7 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_STATE_STORE_UNAVAILABLE: _ClassVar[ErrorReason]
     ERROR_REASON_ANSWER_EXPIRED: _ClassVar[ErrorReason]
     ERROR_REASON_RETRY_WITHOUT_REQUEST_ID: _ClassVar[ErrorReason]
+    ERROR_REASON_UPSTREAM_BUDGET_EXHAUSTED: _ClassVar[ErrorReason]
 
 class Outcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -75,6 +76,7 @@ ERROR_REASON_AUDIT_UNAVAILABLE: ErrorReason
 ERROR_REASON_STATE_STORE_UNAVAILABLE: ErrorReason
 ERROR_REASON_ANSWER_EXPIRED: ErrorReason
 ERROR_REASON_RETRY_WITHOUT_REQUEST_ID: ErrorReason
+ERROR_REASON_UPSTREAM_BUDGET_EXHAUSTED: ErrorReason
 OUTCOME_UNSPECIFIED: Outcome
 OUTCOME_NOT_APPLIED: Outcome
 OUTCOME_APPLIED_UNDELIVERED: Outcome
