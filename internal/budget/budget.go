@@ -208,6 +208,17 @@ func (b *Budget) Enter(ctx context.Context, mutates bool) (Pass, *upstream.Error
 	return Pass{bucket: x, Slot: b.slot(ctx, name, x), changes: mutates, queued: time.Since(came)}, nil
 }
 
+// nearby is how long room may be waited for with a lock that others want.
+const nearby = time.Second
+
+// Near is the request of a pass for room that is there soon: what the replicas have
+// asked for before, and not a time after a 429.
+func (b *Budget) Near(p Pass) state.Slot {
+	s := p.Slot
+	s.MaxWait = min(s.MaxWait, max(nearby, 2*s.Interval*time.Duration(b.replicas.Load())))
+	return s
+}
+
 // Take gives the pass back with room that is there after wait, waits for that, and
 // reports whether it did before ctx ended.
 func (b *Budget) Take(ctx context.Context, p Pass, wait time.Duration) bool {

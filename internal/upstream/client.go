@@ -128,6 +128,14 @@ func WithLife(ctx context.Context, life Life) context.Context {
 	return context.WithValue(ctx, lifeKey{}, life)
 }
 
+type withoutWaitKey struct{}
+
+// WithoutWait returns a context whose calls do not wait after a 429: it is their
+// error, with the time to wait.
+func WithoutWait(ctx context.Context) context.Context {
+	return context.WithValue(ctx, withoutWaitKey{}, true)
+}
+
 type credentialKey struct{}
 
 // WithCredential returns a context whose calls use a caller's own credential,
@@ -338,7 +346,7 @@ func (c *Client) call(ctx context.Context, r request) (answer, error) {
 			}
 			err.Wait = max(err.Wait, ratePause<<min(sent-1, 6))
 			c.options.Pacer.Pause(ctx, err.Wait)
-			if !pause(ctx, err.Wait+jitter(err.Wait)) {
+			if ctx.Value(withoutWaitKey{}) != nil || !pause(ctx, err.Wait+jitter(err.Wait)) {
 				return a, err
 			}
 		case err.Kind == Unauthorized && !refreshed && c.rotated(ctx, used):
