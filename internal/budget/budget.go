@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"log/slog"
 	"math"
 	"sync"
@@ -12,7 +11,6 @@ import (
 	"time"
 
 	"github.com/teamtoken/teamtoken/internal/caller"
-	"github.com/teamtoken/teamtoken/internal/fairqueue"
 	"github.com/teamtoken/teamtoken/internal/state"
 	"github.com/teamtoken/teamtoken/internal/telemetry"
 	"github.com/teamtoken/teamtoken/internal/upstream"
@@ -175,6 +173,7 @@ type Pass struct {
 	bucket  *bucket    // nil without a budget
 	Slot    state.Slot // to ask for
 	changes bool
+	own     bool // calls of the same caller were in its way
 	queued  time.Duration
 }
 
@@ -192,20 +191,20 @@ func (b *Budget) Enter(ctx context.Context, mutates bool) (Pass, *upstream.Error
 	}
 	came := time.Now()
 	who := caller.FromContext(ctx).ID
-	if err := x.queue.Acquire(ctx, classOf(mutates), who); err != nil {
-		defer b.unuse(x)
-		e := &upstream.Error{Kind: upstream.Exhausted, Wait: slot.Interval * time.Duration(1+x.queue.Waiting()), Cause: context.Cause(ctx)}
-		switch left := b.pausedFor(x); {
-		case left > 0:
-			e.Kind, e.Wait = upstream.RateLimited, max(left, e.Wait)
-		case name != service, who != "" && errors.Is(err, fairqueue.ErrOwnCalls):
-			e.Kind = upstream.Throttled
-		}
-		return Pass{}, e
-	}
+	ownAhead, ok := x.queue.Acquire(ctx, classOf(mutates), who)
 	b.mu.Lock()
-	defer b.mu.Unlock()
-	return Pass{bucket: x, Slot: b.slot(ctx, name, x), changes: mutates, queued: time.Since(came)}, nil
+	p := Pass{
+		bucket: x, Slot: b.slot(ctx, name, x), changes: mutates, queued: time.Since(came),
+		own: name != service || ownAhead && who != "", // nobody knows whose the calls of the anonymous are
+	}
+	b.mu.Unlock()
+	if !ok {
+		defer b.unuse(x)
+		err := b.Full(p, slot.Interval*time.Duration(1+x.queue.Waiting()))
+		err.Cause = context.Cause(ctx)
+		return Pass{}, err
+	}
+	return p, nil
 }
 
 // nearby is how long room may be waited for with a lock that others want.
@@ -239,12 +238,17 @@ func (b *Budget) Leave(p Pass, wait time.Duration) {
 	b.unuse(p.bucket)
 }
 
-// Full is the error of a call for which there is no room within its time.
+// Full is the error of a call for which there is no room within its time: it says
+// whose limit that is.
 func (b *Budget) Full(p Pass, wait time.Duration) *upstream.Error {
+	left := time.Duration(0)
+	if p.bucket != nil {
+		left = b.pausedFor(p.bucket)
+	}
 	switch {
-	case p.bucket != nil && b.pausedFor(p.bucket) > 0:
-		return &upstream.Error{Kind: upstream.RateLimited, Wait: wait}
-	case p.Slot.Bucket != service:
+	case left > 0:
+		return &upstream.Error{Kind: upstream.RateLimited, Wait: max(wait, left)}
+	case p.own:
 		return &upstream.Error{Kind: upstream.Throttled, Wait: wait}
 	default:
 		return &upstream.Error{Kind: upstream.Exhausted, Wait: wait}

@@ -214,7 +214,7 @@ func TestLearnWithoutARate(t *testing.T) {
 // Whatever credentials callers make up, and whatever the upstream says of them, the
 // memory that is kept of them is bounded.
 func TestMemoryIsBounded(t *testing.T) {
-	n := 100_000
+	n := 50_000
 	if os.Getenv("TEAMTOKEN_LONG") != "" {
 		n = 1_000_000
 	}

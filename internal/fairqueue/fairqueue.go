@@ -9,17 +9,8 @@ package fairqueue
 
 import (
 	"context"
-	"errors"
 	"sync"
 	"time"
-)
-
-// The errors of Acquire, when ctx ended first.
-var (
-	// ErrOwnCalls says that calls of the same caller were ahead.
-	ErrOwnCalls = errors.New("calls of the same caller were ahead in the queue")
-	// ErrOtherCalls says that only calls of other callers were ahead.
-	ErrOtherCalls = errors.New("calls of other callers were ahead in the queue")
 )
 
 // Lock is held by one caller at a time. It is safe for concurrent use.
@@ -65,33 +56,32 @@ func (l *Lock) tryAcquire(caller string) bool {
 	return true
 }
 
-// Acquire waits for the lock. If ctx ends first it returns ErrOwnCalls or
-// ErrOtherCalls, and the lock is not held.
-func (l *Lock) Acquire(ctx context.Context, class int, caller string) error {
+// Acquire waits for the lock, and reports whether it was there before ctx ended.
+// ownAhead says that calls of the same caller had it, or were ahead in the queue, when
+// this one came.
+func (l *Lock) Acquire(ctx context.Context, class int, caller string) (ownAhead, ok bool) {
 	l.mu.Lock()
 	if l.tryAcquire(caller) {
 		l.mu.Unlock()
-		return nil
+		return false, true
 	}
-	failure := ErrOtherCalls
-	if q := &l.classes[class]; l.holder == caller || len(q.callers[caller]) > 0 {
-		failure = ErrOwnCalls
-	}
+	q := &l.classes[class].queue
+	ownAhead = l.holder == caller || len(q.callers[caller]) > 0
 	w := &waiter{caller: caller, served: make(chan struct{})}
-	l.classes[class].push(w)
+	q.push(w)
 	l.mu.Unlock()
 	select {
 	case <-w.served:
-		return nil
+		return ownAhead, true
 	case <-ctx.Done():
 	}
 	l.mu.Lock()
-	waiting := l.classes[class].remove(w)
+	waiting := q.remove(w)
 	l.mu.Unlock()
 	if !waiting { // the lock came at this very moment
 		l.Release()
 	}
-	return failure
+	return ownAhead, false
 }
 
 // Release gives the lock to the next waiter.

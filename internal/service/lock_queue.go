@@ -59,7 +59,7 @@ func (p *place) acquire(ctx context.Context) bool {
 	if p.first {
 		return ctx.Err() == nil
 	}
-	p.first = p.queue.turn.Acquire(ctx, int(p.rank), p.caller) == nil
+	_, p.first = p.queue.turn.Acquire(ctx, int(p.rank), p.caller)
 	return p.first && ctx.Err() == nil
 }
 
