@@ -12,9 +12,10 @@ type bucket struct {
 	queue *fairqueue.Lock // whoever holds it asks for room
 	users int
 
-	learned time.Duration // between two requests, by the upstream's own limit; 0 if that is not lower than the rate
-	paused  time.Time     // by what the upstream told this replica
-	local   time.Time     // of the next request, while the state can't be asked
+	accepted bool          // by the upstream, once at least
+	learned  time.Duration // between two requests, by the upstream's own limit; 0 if that is not lower than the rate
+	paused   time.Time     // by what the upstream told this replica
+	local    time.Time     // of the next request, while the state can't be asked
 }
 
 // The classes of a bucket's queue, with their weights: while both wait, three

@@ -88,14 +88,16 @@ func (b *Budget) Queue() int {
 	return n
 }
 
-// Paused is for how long the upstream takes no requests of somebody's, by what it
-// told this replica.
+// Paused is for how long the upstream takes no requests with the service's credential,
+// or with one of the callers' that it has accepted, by what it told this replica.
 func (b *Budget) Paused() time.Duration {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	longest := time.Duration(0)
-	for _, x := range b.buckets.byName {
-		longest = max(longest, time.Until(x.paused))
+	for name, x := range b.buckets.byName {
+		if name == service || x.accepted {
+			longest = max(longest, time.Until(x.paused))
+		}
 	}
 	return longest
 }
@@ -118,8 +120,8 @@ func (b *Budget) Learn(ctx context.Context, perSecond float64) {
 		x = b.buckets.get(name, time.Now())
 	}
 	changed := x != nil && x.learned != learned
-	if changed {
-		x.learned = learned
+	if x != nil {
+		x.learned, x.accepted = learned, true
 	}
 	b.mu.Unlock()
 	switch {
