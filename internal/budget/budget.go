@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"log/slog"
-	"maps"
 	"math"
 	"sync"
 	"sync/atomic"
@@ -25,8 +24,13 @@ const (
 	headroom = 0.9
 	// maxPause bounds what one answer of the upstream can do to all callers.
 	maxPause = time.Minute
+	// minLimit and maxLimit bound the limits that are believed, in requests a second.
+	minLimit = 1
+	maxLimit = 1e6
 	// unhurried is how long those wait who have no deadline.
 	unhurried = time.Minute
+	// service is the bucket of the service's own credential.
+	service = "service"
 )
 
 // Budget is what may be asked of the upstream. It is safe for concurrent use.
@@ -34,13 +38,11 @@ type Budget struct {
 	store    state.Store
 	log      *slog.Logger
 	waited   func(ctx context.Context, changes bool, d time.Duration)
-	interval atomic.Int64 // between two requests; 0 has no budget
-	replicas atomic.Int64 // that share it, as was last known
-	alone    *state.Memory
+	interval time.Duration // between two requests, as it is set; 0 has no budget
+	replicas atomic.Int64  // that share it, as was last known
 
-	mu     sync.Mutex
-	gates  map[string]*gate
-	paused map[string]time.Time // by what the upstream told this replica
+	mu      sync.Mutex
+	buckets buckets
 }
 
 // New returns a budget of perSecond requests, for all replicas together; 0 has no
@@ -49,11 +51,9 @@ func New(perSecond float64, store state.Store, log *slog.Logger, waited func(ctx
 	if waited == nil {
 		waited = func(context.Context, bool, time.Duration) {}
 	}
-	b := &Budget{
-		store: store, log: log, waited: waited, alone: state.NewMemory(state.Times{}), gates: make(map[string]*gate), paused: make(map[string]time.Time),
-	}
+	b := &Budget{store: store, log: log, waited: waited}
 	if perSecond > 0 {
-		b.interval.Store(int64(float64(time.Second) / perSecond))
+		b.interval = time.Duration(float64(time.Second) / perSecond)
 	}
 	b.replicas.Store(1)
 	return b
@@ -62,11 +62,17 @@ func New(perSecond float64, store state.Store, log *slog.Logger, waited func(ctx
 // Shared tells how many replicas share the budget.
 func (b *Budget) Shared(replicas int) { b.replicas.Store(int64(max(replicas, 1))) }
 
-// Rate is how many requests may be made in a second; 0 is no limit.
+// Rate is how many requests may be made in a second with the service's credential,
+// or with any one of the callers'; 0 is no limit.
 func (b *Budget) Rate() float64 {
-	interval := b.interval.Load()
-	if interval == 0 {
+	if b.interval == 0 {
 		return 0
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	interval := b.interval
+	if own := b.buckets.byName[service]; own != nil {
+		interval = max(interval, own.learned)
 	}
 	return math.Round(1e3*float64(time.Second)/float64(interval)) / 1e3
 }
@@ -76,39 +82,54 @@ func (b *Budget) Queue() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	n := 0
-	for _, g := range b.gates {
-		n += g.length()
+	for _, x := range b.buckets.byName {
+		n += x.queue.Waiting()
 	}
 	return n
 }
 
-// Paused is for how long the upstream takes no requests of somebody's, by what it
-// told this replica.
+// Paused is for how long the upstream takes no requests with the service's credential,
+// or with one of the callers' that it has accepted, by what it told this replica.
 func (b *Budget) Paused() time.Duration {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	longest := time.Duration(0)
-	for _, until := range b.paused {
-		longest = max(longest, time.Until(until))
+	for name, x := range b.buckets.byName {
+		if name == service || x.accepted {
+			longest = max(longest, time.Until(x.paused))
+		}
 	}
 	return longest
 }
 
-// Learn lowers the rate to what the upstream takes.
-func (b *Budget) Learn(perSecond float64) {
-	if !(perSecond >= 1) { // NaN is neither
+// Learn is of upstream.Pacer. The rate of the credential's bucket is nine tenths of
+// what the upstream takes, and at most the one that is set: it rises again when the
+// upstream says more.
+func (b *Budget) Learn(ctx context.Context, perSecond float64) {
+	if b.interval == 0 || !(perSecond >= minLimit && perSecond <= maxLimit) { // NaN is neither
 		return
 	}
-	for {
-		present := b.interval.Load()
-		taught := int64(float64(time.Second) / (headroom * perSecond))
-		if present == 0 || taught <= present {
-			return
-		}
-		if b.interval.CompareAndSwap(present, taught) {
-			b.log.Warn("the upstream takes fewer requests than TEAMTOKEN_UPSTREAM_RATE: the rate is lowered", telemetry.KeyRate, headroom*perSecond)
-			return
-		}
+	learned := time.Duration(float64(time.Second) / (headroom * perSecond))
+	if learned <= b.interval {
+		learned = 0
+	}
+	name := Bucket(ctx)
+	b.mu.Lock()
+	x := b.buckets.byName[name]
+	if x == nil && learned > 0 {
+		x = b.buckets.get(name, time.Now())
+	}
+	changed := x != nil && x.learned != learned
+	if x != nil {
+		x.learned, x.accepted = learned, true
+	}
+	b.mu.Unlock()
+	switch {
+	case !changed || name != service: // a caller's own limit is nothing to an operator
+	case learned > 0:
+		b.log.Warn("the upstream takes fewer requests than TEAMTOKEN_UPSTREAM_RATE: the rate is lowered", telemetry.KeyRate, headroom*perSecond)
+	default:
+		b.log.Info("the upstream takes as many requests as TEAMTOKEN_UPSTREAM_RATE again", telemetry.KeyRate, b.Rate())
 	}
 }
 
@@ -117,109 +138,123 @@ func (b *Budget) Learn(perSecond float64) {
 func Bucket(ctx context.Context) string {
 	credential, callers := upstream.CredentialFrom(ctx)
 	if !callers {
-		return "service"
+		return service
 	}
 	sum := sha256.Sum256([]byte(credential.Reveal()))
 	return hex.EncodeToString(sum[:16])
 }
 
-func (b *Budget) slot(ctx context.Context) state.Slot {
-	interval := time.Duration(b.interval.Load())
-	if interval == 0 {
-		return state.Slot{Bucket: Bucket(ctx)}
-	}
+// use returns the bucket of a name and a request for room in it. The bucket stays
+// known until it is given back by unuse.
+func (b *Budget) use(ctx context.Context, name string) (*bucket, state.Slot) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	x := b.buckets.get(name, time.Now())
+	x.users++
+	return x, b.slot(ctx, name, x)
+}
+
+func (b *Budget) unuse(x *bucket) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	x.users--
+}
+
+// slot is a request for room that is there before ctx ends. The caller holds mu.
+func (b *Budget) slot(ctx context.Context, name string, x *bucket) state.Slot {
+	interval := max(b.interval, x.learned)
 	most := unhurried
 	if end, ok := ctx.Deadline(); ok {
 		most = max(time.Until(end), 0)
 	}
-	return state.Slot{Bucket: Bucket(ctx), Interval: interval, Burst: (burst - 1) * interval, MaxWait: most}
+	return state.Slot{Bucket: name, Interval: interval, Burst: (burst - 1) * interval, MaxWait: most}
 }
 
 // Pass is the right to ask for room, which one has at a time.
 type Pass struct {
-	gate    *gate      // nil without a budget
+	bucket  *bucket    // nil without a budget
 	Slot    state.Slot // to ask for
 	changes bool
+	own     bool // calls of the same caller were in its way
 	queued  time.Duration
 }
 
 // Enter waits until it is this call's turn to ask for room. The pass must be given
 // back.
 func (b *Budget) Enter(ctx context.Context, mutates bool) (Pass, *upstream.Error) {
-	slot := b.slot(ctx)
-	if slot.Interval == 0 {
-		return Pass{Slot: slot}, nil
+	name := Bucket(ctx)
+	if b.interval == 0 {
+		return Pass{Slot: state.Slot{Bucket: name}}, nil
 	}
-	if left := b.pausedFor(slot.Bucket); left > slot.MaxWait {
+	x, slot := b.use(ctx, name)
+	if left := b.pausedFor(x); left > slot.MaxWait {
+		b.unuse(x)
 		return Pass{}, &upstream.Error{Kind: upstream.RateLimited, Wait: left}
 	}
 	came := time.Now()
-	g := b.gate(slot.Bucket)
-	if !g.enter(ctx, caller.FromContext(ctx).ID, mutates) {
-		b.leave(g)
-		return Pass{}, &upstream.Error{Kind: upstream.Throttled, Wait: slot.Interval * time.Duration(1+g.length()), Cause: context.Cause(ctx)}
+	who := caller.FromContext(ctx).ID
+	ownAhead, ok := x.queue.Acquire(ctx, classOf(mutates), who)
+	b.mu.Lock()
+	p := Pass{
+		bucket: x, Slot: b.slot(ctx, name, x), changes: mutates, queued: time.Since(came),
+		own: name != service || ownAhead && who != "", // nobody knows whose the calls of the anonymous are
 	}
-	return Pass{gate: g, Slot: b.slot(ctx), changes: mutates, queued: time.Since(came)}, nil
+	b.mu.Unlock()
+	if !ok {
+		defer b.unuse(x)
+		err := b.Full(p, slot.Interval*time.Duration(1+x.queue.Waiting()))
+		err.Cause = context.Cause(ctx)
+		return Pass{}, err
+	}
+	return p, nil
+}
+
+// nearby is how long room may be waited for with a lock that others want.
+const nearby = time.Second
+
+// Near is the request of a pass for room that is there soon: what the replicas have
+// asked for before, and not a time after a 429.
+func (b *Budget) Near(p Pass) state.Slot {
+	s := p.Slot
+	s.MaxWait = min(s.MaxWait, max(nearby, 2*s.Interval*time.Duration(b.replicas.Load())))
+	return s
 }
 
 // Take gives the pass back with room that is there after wait, waits for that, and
 // reports whether it did before ctx ended.
 func (b *Budget) Take(ctx context.Context, p Pass, wait time.Duration) bool {
 	b.Leave(p, wait)
-	if p.gate != nil {
+	if p.bucket != nil {
 		b.waited(ctx, p.changes, p.queued+wait)
 	}
 	return Sleep(ctx, wait)
 }
 
-// Waiting is how many wait behind a pass.
-func (b *Budget) Waiting(p Pass) int {
-	if p.gate == nil {
-		return 0
-	}
-	return p.gate.length()
-}
-
 // Leave gives the pass back, and has the next one asked for after wait: when the
 // room that was given is there.
 func (b *Budget) Leave(p Pass, wait time.Duration) {
-	if p.gate == nil {
+	if p.bucket == nil {
 		return
 	}
-	p.gate.leave(wait)
-	b.leave(p.gate)
+	p.bucket.queue.ReleaseAfter(wait)
+	b.unuse(p.bucket)
 }
 
-func (b *Budget) gate(bucket string) *gate {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	g := b.gates[bucket]
-	if g == nil {
-		if len(b.gates) >= manyGates {
-			maps.DeleteFunc(b.gates, func(_ string, g *gate) bool { return g.users == 0 && g.idle() })
-		}
-		g = &gate{}
-		b.gates[bucket] = g
-	}
-	g.users++
-	return g
-}
-
-// manyGates are so many that it is looked for some that nobody uses.
-const manyGates = 256
-
-func (b *Budget) leave(g *gate) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	g.users--
-}
-
-// Full is the error of a call for which there is no room within its time.
+// Full is the error of a call for which there is no room within its time: it says
+// whose limit that is.
 func (b *Budget) Full(p Pass, wait time.Duration) *upstream.Error {
-	if b.pausedFor(p.Slot.Bucket) > 0 {
-		return &upstream.Error{Kind: upstream.RateLimited, Wait: wait}
+	left := time.Duration(0)
+	if p.bucket != nil {
+		left = b.pausedFor(p.bucket)
 	}
-	return &upstream.Error{Kind: upstream.Throttled, Wait: wait}
+	switch {
+	case left > 0:
+		return &upstream.Error{Kind: upstream.RateLimited, Wait: max(wait, left)}
+	case p.own:
+		return &upstream.Error{Kind: upstream.Throttled, Wait: wait}
+	default:
+		return &upstream.Error{Kind: upstream.Exhausted, Wait: wait}
+	}
 }
 
 type prepaidKey struct{}
@@ -233,7 +268,7 @@ func Prepaid(ctx context.Context) context.Context {
 
 // Permit is of upstream.Pacer.
 func (b *Budget) Permit(ctx context.Context, mutates bool) *upstream.Error {
-	if b.interval.Load() == 0 {
+	if b.interval == 0 {
 		return nil
 	}
 	if paid, ok := ctx.Value(prepaidKey{}).(*atomic.Bool); ok && paid.CompareAndSwap(true, false) {
@@ -245,7 +280,7 @@ func (b *Budget) Permit(ctx context.Context, mutates bool) *upstream.Error {
 	}
 	wait, failed := b.store.Reserve(ctx, p.Slot)
 	if failed != nil {
-		wait = b.reserveAlone(p.Slot)
+		wait = b.reserveAlone(p)
 	}
 	if wait > p.Slot.MaxWait {
 		b.Leave(p, 0)
@@ -258,10 +293,14 @@ func (b *Budget) Permit(ctx context.Context, mutates bool) *upstream.Error {
 }
 
 // reserveAlone is room in this replica's part of the rate.
-func (b *Budget) reserveAlone(s state.Slot) time.Duration {
-	s.Interval *= time.Duration(b.replicas.Load())
-	s.Burst = 0
-	wait, _ := b.alone.Reserve(context.Background(), s) // memory never fails
+func (b *Budget) reserveAlone(p Pass) time.Duration {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	now := time.Now()
+	wait := max(p.bucket.local.Sub(now), 0)
+	if wait <= p.Slot.MaxWait {
+		p.bucket.local = now.Add(wait + p.Slot.Interval*time.Duration(b.replicas.Load()))
+	}
 	return wait
 }
 
@@ -291,29 +330,27 @@ func Sleep(ctx context.Context, wait time.Duration) bool {
 
 // Pause is of upstream.Pacer.
 func (b *Budget) Pause(ctx context.Context, d time.Duration) {
-	s := b.slot(ctx)
-	if s.Interval == 0 {
+	if b.interval == 0 {
 		return
 	}
 	d = min(d, maxPause)
+	x, s := b.use(ctx, Bucket(ctx))
+	defer b.unuse(x)
 	b.mu.Lock()
-	for name, until := range b.paused {
-		if time.Now().After(until) {
-			delete(b.paused, name)
-		}
+	if until := time.Now().Add(d); until.After(x.paused) {
+		x.paused = until
 	}
-	if until := time.Now().Add(d); until.After(b.paused[s.Bucket]) {
-		b.paused[s.Bucket] = until
+	if x.paused.After(x.local) {
+		x.local = x.paused
 	}
 	b.mu.Unlock()
-	_ = b.alone.Pause(ctx, s, d)
 	if err := b.store.Pause(context.WithoutCancel(ctx), s, d); err != nil {
 		b.log.Warn("other replicas could not be told that the upstream takes no requests", telemetry.KeyError, err)
 	}
 }
 
-func (b *Budget) pausedFor(bucket string) time.Duration {
+func (b *Budget) pausedFor(x *bucket) time.Duration {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return time.Until(b.paused[bucket])
+	return time.Until(x.paused)
 }

@@ -3,7 +3,11 @@ package budget_test
 import (
 	"context"
 	"log/slog"
+	"math"
+	"os"
+	"runtime"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -30,7 +34,8 @@ func by(ctx context.Context, id string) context.Context {
 	return caller.NewContext(ctx, caller.Caller{ID: id})
 }
 
-// Callers take turns, and changes go before reads, in whatever order they came.
+// Callers take turns, and three changes go for each read, in whatever order they
+// came.
 func TestOrder(t *testing.T) {
 	b := open(100, nil)
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
@@ -40,7 +45,7 @@ func TestOrder(t *testing.T) {
 	var order []string
 	var all sync.WaitGroup
 	queue := func(name, id string, mutates bool) {
-		waiting := b.Waiting(pass)
+		waiting := b.Queue()
 		all.Go(func() {
 			p, err := b.Enter(by(ctx, id), mutates)
 			if err != nil {
@@ -52,7 +57,7 @@ func TestOrder(t *testing.T) {
 			mu.Unlock()
 			b.Leave(p, 0)
 		})
-		for b.Waiting(pass) == waiting {
+		for b.Queue() == waiting {
 			time.Sleep(time.Millisecond) // until it stands in line
 		}
 	}
@@ -65,9 +70,48 @@ func TestOrder(t *testing.T) {
 	queue("modest 2", "modest", true)
 	b.Leave(pass, 0)
 	all.Wait()
-	want := []string{"greedy 1", "modest 1", "greedy 2", "modest 2", "greedy 3", "read 1", "read 2"}
+	want := []string{"greedy 1", "modest 1", "read 1", "greedy 2", "modest 2", "greedy 3", "read 2"}
 	if !slices.Equal(order, want) {
 		t.Errorf("%q, want %q", order, want)
+	}
+}
+
+// A call without room is told whose calls were in its way.
+func TestWhoseLimit(t *testing.T) {
+	credential := upstream.WithCredential(t.Context(), secret.New("a caller's own"))
+	for _, row := range []struct {
+		name          string
+		holder, asker context.Context
+		paused        bool
+		want          upstream.Kind
+	}{
+		{"calls of another caller", by(t.Context(), "greedy"), by(t.Context(), "modest"), false, upstream.Exhausted},
+		{"its own calls", by(t.Context(), "greedy"), by(t.Context(), "greedy"), false, upstream.Throttled},
+		{"nobody knows whose", t.Context(), t.Context(), false, upstream.Exhausted},
+		{"its own credential's", by(credential, "a"), by(credential, "b"), false, upstream.Throttled},
+		{"the upstream's", by(t.Context(), "greedy"), by(t.Context(), "greedy"), true, upstream.RateLimited},
+	} {
+		for _, mutates := range []bool{false, true} {
+			b := open(10, nil)
+			pass, err := b.Enter(row.holder, mutates)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if row.paused {
+				b.Pause(row.holder, 30*time.Second)
+			}
+			ctx, cancel := context.WithTimeout(row.asker, time.Minute)
+			go func() {
+				for b.Queue() == 0 {
+					time.Sleep(time.Millisecond) // until it stands in line
+				}
+				cancel()
+			}()
+			if _, err = b.Enter(ctx, mutates); err == nil || err.Wait <= 0 || err.Kind != row.want {
+				t.Errorf("%s, mutates %v: %+v, want %v", row.name, mutates, err, row.want)
+			}
+			b.Leave(pass, 0)
+		}
 	}
 }
 
@@ -82,7 +126,7 @@ func TestNoTime(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	err := b.Permit(ctx, true)
-	if err == nil || err.Kind != upstream.Throttled || err.Wait <= 0 {
+	if err == nil || err.Kind != upstream.Exhausted || err.Wait <= 0 {
 		t.Fatalf("%+v", err)
 	}
 	if err := b.Permit(budget.Prepaid(ctx), true); err != nil {
@@ -106,32 +150,117 @@ func TestPause(t *testing.T) {
 	}
 }
 
-// The upstream's own limit is believed if it is lower, and nothing that is no limit.
+// The upstream's own limit is believed of the credential that it was said of, from 1
+// a second to the rate that is set, and for as long as it says so.
 func TestLearn(t *testing.T) {
-	for _, row := range []struct {
-		name   string
-		taught float64
-		slow   bool
-	}{
-		{"a lower one", 2, true},
-		{"a higher one", 1e6, false},
-		{"none", 0, false},
-		{"a negative one", -5, false},
-	} {
-		b := open(1000, nil)
-		b.Learn(row.taught)
-		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-		var err *upstream.Error
-		for range 5 {
-			if err == nil {
-				err = b.Permit(ctx, true)
-			}
-		}
-		cancel()
-		if (err != nil) != row.slow {
-			t.Errorf("%s: %v", row.name, err)
-		}
+	service := t.Context()
+	invented := upstream.WithCredential(service, secret.New("invented"))
+	type said struct {
+		of    context.Context
+		limit float64
 	}
+	for _, row := range []struct {
+		name string
+		said []said
+		rate float64 // of the service's credential
+	}{
+		{"nothing", nil, 27},
+		{"a lower one", []said{{service, 10}}, 9},
+		{"a higher one", []said{{service, 1e5}}, 27},
+		{"a lower one, and then the old one", []said{{service, 10}, {service, 30}}, 27},
+		{"a lower one, and then a higher one", []said{{service, 10}, {service, 1000}}, 27},
+		{"a lower one, and then one between", []said{{service, 10}, {service, 20}}, 18},
+		{"lower and lower", []said{{service, 20}, {service, 10}}, 9},
+		{"the lowest", []said{{service, 1}}, 0.9},
+		{"too low to be one", []said{{service, 0.99}}, 27},
+		{"none", []said{{service, 0}}, 27},
+		{"a negative one", []said{{service, -5}}, 27},
+		{"no number", []said{{service, math.NaN()}}, 27},
+		{"no end", []said{{service, 10}, {service, math.Inf(1)}}, 9},
+		{"garbage after a lower one", []said{{service, 10}, {service, 1e9}, {service, -1}, {service, math.NaN()}}, 9},
+		{"of another credential", []said{{invented, 1}}, 27},
+		{"of both", []said{{service, 20}, {invented, 1}}, 18},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			b := open(27, nil)
+			for _, s := range row.said {
+				b.Learn(s.of, s.limit)
+			}
+			if got := b.Rate(); got != row.rate {
+				t.Errorf("%v requests in a second, want %v", got, row.rate)
+			}
+			p, err := b.Enter(service, false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer b.Leave(p, 0)
+			if got := float64(time.Second) / float64(p.Slot.Interval); math.Abs(got-row.rate) > 0.01 {
+				t.Errorf("a request is paced as if %v went in a second, want %v", got, row.rate)
+			}
+		})
+	}
+}
+
+// Without a rate nothing is learnt: the operator wants none.
+func TestLearnWithoutARate(t *testing.T) {
+	b := open(0, nil)
+	b.Learn(t.Context(), 1)
+	b.Pause(t.Context(), time.Hour)
+	if err := b.Permit(t.Context(), true); err != nil || b.Rate() != 0 || b.Paused() != 0 {
+		t.Errorf("%v, %v requests in a second, paused for %v", err, b.Rate(), b.Paused())
+	}
+}
+
+// Whatever credentials callers make up, and whatever the upstream says of them, the
+// memory that is kept of them is bounded.
+func TestMemoryIsBounded(t *testing.T) {
+	n := 50_000
+	if os.Getenv("TEAMTOKEN_LONG") != "" {
+		n = 1_000_000
+	}
+	away, err := state.OpenRedis(state.RedisOptions{URL: secret.New("redis://127.0.0.1:1"), Prefix: "x", Times: state.NewTimes(time.Second)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer away.Close()
+	for _, row := range []struct {
+		name  string
+		store state.Store
+		then  func(b *budget.Budget, ctx context.Context)
+	}{
+		{"a request", nil, func(*budget.Budget, context.Context) {}},
+		{"a limit", nil, func(b *budget.Budget, ctx context.Context) { b.Learn(ctx, 5) }},
+		{"a 429", nil, func(b *budget.Budget, ctx context.Context) { b.Pause(ctx, time.Hour) }},
+		{"a request, without the state", away, func(*budget.Budget, context.Context) {}},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			n := n
+			if row.store != nil {
+				n /= 20 // a store that is away is slow
+			}
+			b := open(27, row.store)
+			before := heap()
+			for i := range n {
+				ctx := upstream.WithCredential(t.Context(), secret.New("invented "+strconv.Itoa(i)))
+				if err := b.Permit(ctx, i%2 == 0); err != nil {
+					t.Fatal(err)
+				}
+				row.then(b, ctx)
+			}
+			if grown := heap() - before; grown > 4<<20 {
+				t.Errorf("%d KiB are kept of %d credentials", grown>>10, n)
+			}
+			runtime.KeepAlive(b)
+		})
+	}
+}
+
+func heap() int64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
 }
 
 // Without the shared state each replica has its part.

@@ -313,7 +313,7 @@ func errorsOf(t *testing.T, resp *http.Response) errorOf {
 func TestParityIsComplete(t *testing.T) {
 	elsewhere := map[string]string{
 		"TEAM_BUSY": "TestTeamBusy", "SHUTTING_DOWN": "TestShutdown", "INTERNAL": "the interceptor's tests",
-		"CALLER_NOT_ALLOWED": "TestMatrix", "CALLER_QUOTA_EXCEEDED": "TestCallsPerCaller", "AUDIT_UNAVAILABLE": "TestAuditDiskIsFull",
+		"CALLER_NOT_ALLOWED": "TestMatrix", "CALLER_QUOTA_EXCEEDED": "TestCallsPerCaller", "UPSTREAM_BUDGET_EXHAUSTED": "TestBudgetIsUsedUp", "AUDIT_UNAVAILABLE": "TestAuditDiskIsFull",
 		"STATE_STORE_UNAVAILABLE": "TestRedisIsAway", "CALLER_ISSUER_UNAVAILABLE": "TestIssuerIsAway", "ANSWER_EXPIRED": "TestAnswerExpired", "RETRY_WITHOUT_REQUEST_ID": "TestRepeatedByAProxy",
 	}
 	seen := map[string]bool{}

@@ -399,7 +399,7 @@ func TestBudgetIsUsedUp(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	_, err := f.client.GenerateToken(ctx, asking(""))
-	if d := details(err); status.Code(err) != codes.ResourceExhausted || d.Reason != "CALLER_QUOTA_EXCEEDED" || d.Outcome != "not_applied" || d.RetryAfter <= 0 {
+	if d := details(err); status.Code(err) != codes.ResourceExhausted || d.Reason != "UPSTREAM_BUDGET_EXHAUSTED" || d.Outcome != "not_applied" || d.RetryAfter <= 0 {
 		t.Errorf("%v, %+v", err, d)
 	}
 	if n := len(sim.Minted()); n != 1 {

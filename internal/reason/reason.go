@@ -150,7 +150,11 @@ var table = map[teamtokenv1.ErrorReason]row{
 	},
 	teamtokenv1.ErrorReason_ERROR_REASON_CALLER_QUOTA_EXCEEDED: {
 		codes.ResourceExhausted, http.StatusTooManyRequests,
-		"The caller has too many calls under way, or there is no room for another request to the upstream in time. Nothing was changed. Retry after the time given.",
+		"The caller has too many calls under way, or its own calls use up its share of the upstream's rate limit. Nothing was changed. Retry after the time given, with fewer calls at a time.",
+	},
+	teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_BUDGET_EXHAUSTED: {
+		codes.ResourceExhausted, http.StatusTooManyRequests,
+		"The callers of this service together use up the upstream's rate limit. Nothing was changed. Retry after the time given, or with a longer deadline.",
 	},
 	teamtokenv1.ErrorReason_ERROR_REASON_AUDIT_UNAVAILABLE: {
 		codes.Unavailable, http.StatusServiceUnavailable,

@@ -13,30 +13,53 @@ import (
 	"github.com/teamtoken/teamtoken/internal/upstream"
 )
 
-// How often another replica's change is asked after.
+// How often the lock is asked for while another replica has it, and while an outcome
+// that is not known yet keeps all away.
 const (
 	firstPoll = 10 * time.Millisecond
-	lastPoll  = 250 * time.Millisecond
+	busyPoll  = 100 * time.Millisecond
+	heldPoll  = 250 * time.Millisecond
 )
 
 // busyRetry is what a caller that found a team busy is told to wait.
 const busyRetry = time.Second
 
-// begin waits for the team's turn until ctx ends, settles what is in the way, and
-// returns the turn, with the upstream's leave to be asked; or the record of the
+// begin waits for the team's lock until ctx ends, settles what is in the way, and
+// returns the lock, with the upstream's leave to be asked; or the record of the
 // same request. joined says that this ran when begin first asked.
-func (s *Service) begin(ctx context.Context, c state.Change, params string, d deed) (a state.Answer, joined bool, err error) {
-	ask := state.Ask{Change: c, Holder: s.holder(), Params: params}
-	var place *place // among those of this process who wait
-	defer func() { place.leave() }()
-	poll := firstPoll
-	for {
-		pass, full := s.budget.Enter(ctx, true)
-		if full != nil {
-			return state.Answer{}, joined, s.tooLate(ctx, translate(ctx, full, d.kind()), joined, place)
+func (s *Service) begin(
+	ctx context.Context, c state.Change, params string, d deed, place *place,
+) (a state.Answer, joined bool, err error) {
+	ask := state.Ask{Change: c, Holder: s.holder(), Params: params, Waiter: state.Waiter{Caller: place.caller}}
+	busy, queued := false, false
+	defer func() {
+		if queued && a.Verdict != state.Granted {
+			s.flights.start(func() { s.leaveQueue(ask) })
 		}
-		ask.Slot = pass.Slot
-		a, err = s.store.Begin(ctx, ask)
+	}()
+	tooLate := func(err error) error { return s.tooLate(ctx, err, joined, busy) }
+	look := !place.first // what is known of a request can be told at once, and the lock has to be waited for
+	if look && c.Record == "" {
+		busy, look = true, false
+		if err := s.wait(ctx, place, d); err != nil {
+			return state.Answer{}, joined, tooLate(err)
+		}
+	}
+	for poll := firstPoll; ; {
+		ask.Waiter.Replica, ask.Waiter.Class = "", int(place.rank)
+		if place.first {
+			ask.Waiter.Replica = s.replica
+		}
+		asking, pass := ask.Looking(), budget.Pass{}
+		if !look {
+			var full *upstream.Error
+			if pass, full = s.budget.Enter(ctx, true); full != nil {
+				return state.Answer{}, joined, tooLate(translate(ctx, full, d.kind()))
+			}
+			asking = ask
+			asking.Slot = s.budget.Near(pass)
+		}
+		a, err = s.store.Begin(ctx, asking)
 		if err != nil || a.Verdict != state.Granted {
 			s.budget.Leave(pass, 0)
 		}
@@ -58,7 +81,19 @@ func (s *Service) begin(ctx context.Context, c state.Change, params string, d de
 				Reason: teamtokenv1.ErrorReason_ERROR_REASON_REQUEST_ID_REUSED, Outcome: reason.NotApplied,
 			}
 		case state.Over:
-			return a, joined, translate(ctx, s.budget.Full(pass, a.Wait), d.kind())
+			switch end, ok := ctx.Deadline(); {
+			case look && place.first: // it is free
+				look = false
+				continue
+			case look:
+			case ok && time.Until(end) <= a.Wait:
+				return a, joined, translate(ctx, s.budget.Full(pass, a.Wait), d.kind())
+			default: // its own credential's rate is used up for a while: others go first
+				place.yield()
+				if !budget.Sleep(ctx, a.Wait) {
+					return a, joined, translate(ctx, s.budget.Full(pass, a.Wait), d.kind())
+				}
+			}
 		case state.Unknown:
 			return a, joined, &reason.Error{
 				Reason:  teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_OUTCOME_UNKNOWN,
@@ -74,14 +109,54 @@ func (s *Service) begin(ctx context.Context, c state.Change, params string, d de
 		case state.Running:
 			joined = true
 		}
-		if place == nil {
-			place = s.crowds.join(c.Team)
+		busy, queued = true, queued || place.first
+		if !place.first || place.unproven() {
+			if err := s.wait(ctx, place, d); err != nil {
+				return a, joined, tooLate(err)
+			}
+			look = false
+			continue
 		}
-		if !place.wait(ctx, min(poll, max(a.Wait, firstPoll))) {
-			return a, joined, s.tooLate(ctx, nil, joined, place)
+		most := heldPoll
+		if a.Verdict == state.Busy {
+			most = busyPoll
 		}
-		poll = min(2*poll, lastPoll)
+		if !place.pause(ctx, min(poll, most, max(a.Wait, firstPoll))) {
+			return a, joined, tooLate(nil)
+		}
+		look, poll = true, min(2*poll, heldPoll)
 	}
+}
+
+// wait waits until a call is the first of those of this process that want the team's
+// lock. A credential of which it is not known whether the upstream accepts it is shown
+// to the upstream before, so that it waits in nobody's way. An error other than nil is
+// errNoTime, or what the caller is told.
+func (s *Service) wait(ctx context.Context, p *place, d deed) error {
+	if p.unproven() {
+		p.yield()
+		p.proved = true
+		r, err := s.prove(ctx, p.team)
+		if err != nil {
+			return unsent(translate(ctx, err, d.kind()))
+		}
+		p.rank = r
+	}
+	if !p.acquire(ctx) {
+		return errNoTime
+	}
+	return nil
+}
+
+var errNoTime = errors.New("the call's time was over before its turn")
+
+// leaveQueue takes a call that no longer waits for the lock out of the queue that the
+// replicas share. If it can't, the queue does so in a second.
+func (s *Service) leaveQueue(ask state.Ask) {
+	ctx, cancel := context.WithTimeout(s.background, endTimeout)
+	defer cancel()
+	ask.Waiter.Replica = s.replica
+	_ = s.store.Leave(ctx, ask)
 }
 
 // holder is a name that nobody else has, of those who share the store: turns of one
@@ -107,15 +182,15 @@ func away(cause error, joined bool) error {
 	}
 }
 
-// tooLate is what a call is told whose time was over before its turn: that the
-// team is busy, if it found it so, or err.
-func (s *Service) tooLate(ctx context.Context, err error, joined bool, waited *place) error {
+// tooLate is what a call is told whose time was over before its turn: err if it has
+// another cause, and otherwise that the team is busy, if it found it so.
+func (s *Service) tooLate(ctx context.Context, err error, joined, busy bool) error {
 	switch {
 	case joined:
 		return &reason.Error{
 			Reason: teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_TIMEOUT, Outcome: reason.Unknown, Cause: context.Cause(ctx),
 		}
-	case waited != nil:
+	case err == nil, errors.Is(err, errNoTime), busy && ctx.Err() != nil:
 		return &reason.Error{
 			Reason:  teamtokenv1.ErrorReason_ERROR_REASON_TEAM_BUSY,
 			Outcome: reason.NotApplied, RetryAfter: busyRetry, Cause: context.Cause(ctx),
@@ -127,7 +202,7 @@ func (s *Service) tooLate(ctx context.Context, err error, joined bool, waited *p
 
 // withdraw gives back a turn that may have been given without its being heard of.
 func (s *Service) withdraw(ask state.Ask) {
-	ask.Slot.Interval = 0
+	ask.Slot, ask.Waiter = state.Slot{}, state.Waiter{}
 	for pause := 100 * time.Millisecond; pause < maxWithdraw; pause *= 2 {
 		ctx, cancel := context.WithTimeout(s.background, endTimeout)
 		a, err := s.store.Begin(ctx, ask)

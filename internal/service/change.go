@@ -9,6 +9,7 @@ import (
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
 	"github.com/teamtoken/teamtoken/internal/budget"
+	"github.com/teamtoken/teamtoken/internal/caller"
 	"github.com/teamtoken/teamtoken/internal/reason"
 	"github.com/teamtoken/teamtoken/internal/secret"
 	"github.com/teamtoken/teamtoken/internal/state"
@@ -63,13 +64,38 @@ const maxSends = 3
 // and what came of it after. Under a request id, which params then is the request
 // of, the answer of an earlier call may be given again.
 func (s *Service) change(ctx context.Context, c state.Change, params string, d deed) (issued, error) {
-	ctx = budget.Changing(ctx)
 	c.Bucket, c.Journal = budget.Bucket(ctx), s.options.Journal(ctx)
-	a, joined, err := s.begin(ctx, c, params, d)
+	for {
+		made, err := s.changeOnce(ctx, c, params, d)
+		wait, limited := rateLimited(ctx, err)
+		if !limited || !budget.Sleep(ctx, wait) {
+			return made, err
+		}
+	}
+}
+
+// rateLimited reports whether a change was refused by the rate limit of its caller's
+// credential, and may be tried again within ctx. That is waited for without the lock,
+// which others want whose credentials have a limit of their own.
+func rateLimited(ctx context.Context, err error) (wait time.Duration, ok bool) {
+	var e *upstream.Error
+	if _, callers := upstream.CredentialFrom(ctx); !callers || !errors.As(err, &e) || e.Kind != upstream.RateLimited || e.Status == 0 {
+		return 0, false
+	}
+	end, ok := ctx.Deadline()
+	return e.Wait, outcomeOf(err) == reason.NotApplied && (!ok || time.Until(end) > e.Wait)
+}
+
+func (s *Service) changeOnce(ctx context.Context, c state.Change, params string, d deed) (issued, error) {
+	place := s.locks.join(c.Team, caller.FromContext(ctx).ID, s.acceptance.rankOf(ctx, c.Team))
+	defer place.leave()
+	a, joined, err := s.begin(ctx, c, params, d, place)
 	if err != nil {
 		return issued{}, err
 	}
+	ctx = budget.Changing(ctx)
 	if a.Verdict == state.Done {
+		place.leave() // it needs no lock
 		return s.replay(ctx, c, params, a.Recorded, d, joined)
 	}
 	ctx, stop := s.keep(budget.Prepaid(ctx), a.Turn)
@@ -106,7 +132,7 @@ func (s *Service) carryOut(ctx context.Context, c state.Change, a state.Answer, 
 			return issued{}, notSent, undelivered(err)
 		}
 	} else if c.Expected != "" {
-		if err := s.expect(ctx, c); err != nil {
+		if err := s.expect(first(ctx), c); err != nil {
 			return issued{}, notSent, err
 		}
 		if known != c.Expected {
@@ -118,7 +144,12 @@ func (s *Service) carryOut(ctx context.Context, c state.Change, a state.Answer, 
 	}
 	for sends := 1; ; sends++ {
 		begun := time.Now()
-		made, err := d.send(ctx)
+		sending := ctx
+		if sends == 1 && a.Lost == "" {
+			sending = first(ctx)
+		}
+		made, err := d.send(sending)
+		s.acceptance.learn(ctx, c.Team, !d.traits().suffices, err)
 		if err == nil {
 			return made, state.End{Known: d.known(made, known), Fate: state.Keep, Recorded: state.Recorded{Token: made.token.ID}}, nil
 		}
@@ -167,6 +198,15 @@ func (s *Service) carryOut(ctx context.Context, c state.Change, a state.Answer, 
 			return issued{}, s.afterAll(known, d), undelivered(told)
 		}
 	}
+}
+
+// first is the context of what a change sends first: nothing is lost if that is given
+// up, and so a caller's own rate limit is not waited for with the lock.
+func first(ctx context.Context) context.Context {
+	if _, callers := upstream.CredentialFrom(ctx); callers {
+		return upstream.WithoutWait(ctx)
+	}
+	return ctx
 }
 
 // again writes down that a change is about to be sent once more, and which token
@@ -360,7 +400,7 @@ func (s *Service) end(ctx context.Context, t state.Turn, e state.End) error {
 		}
 		err = s.store.End(ctx, t, e)
 	}
-	s.crowds.ended(t.Team)
+	s.locks.released(t.Team)
 	if err != nil {
 		s.log.LogAttrs(ctx, slog.LevelWarn, "how a change ended could not be written down: it will be settled",
 			slog.String(telemetry.KeySubject, t.Team), slog.Any(telemetry.KeyError, err))

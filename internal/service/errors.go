@@ -48,6 +48,7 @@ var meanings = map[upstream.Kind]meaning{
 	upstream.Unreachable:      {teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_UNREACHABLE, reason.NotApplied},
 	upstream.RateLimited:      {teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_RATE_LIMITED, reason.NotApplied},
 	upstream.Throttled:        {teamtokenv1.ErrorReason_ERROR_REASON_CALLER_QUOTA_EXCEEDED, reason.NotApplied},
+	upstream.Exhausted:        {teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_BUDGET_EXHAUSTED, reason.NotApplied},
 	upstream.Unauthorized:     {teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_CREDENTIAL_REJECTED, reason.NotApplied},
 	upstream.Forbidden:        {teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_FORBIDDEN, reason.NotApplied},
 	upstream.Conflict:         {teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_CONFLICT, reason.NotApplied},

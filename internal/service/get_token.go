@@ -16,6 +16,7 @@ func (s *Service) GetToken(
 		return nil, err
 	}
 	token, err := s.upstream.ReadToken(ctx, team)
+	s.acceptance.learn(ctx, team.String(), false, err)
 	if err != nil {
 		return nil, translate(ctx, err, readTeam)
 	}

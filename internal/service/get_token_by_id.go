@@ -37,6 +37,7 @@ func (s *Service) teamOf(ctx context.Context, id upstream.TokenID, kind callKind
 	if err != nil || token.ID != id.String() {
 		return upstream.Token{}, upstream.TeamID{}, kind.notFound(err)
 	}
+	s.acceptance.learn(ctx, team.String(), false, nil)
 	if !s.options.MayTouch(ctx, team.String()) {
 		return upstream.Token{}, upstream.TeamID{}, kind.notFound(errNotCallers)
 	}

@@ -75,7 +75,7 @@ func (s *Service) issue(ctx context.Context, req issueRequest, c state.Change, d
 		select {
 		case <-r.ended:
 		case <-ctx.Done():
-			return issued{}, s.tooLate(ctx, nil, true, nil)
+			return issued{}, s.tooLate(ctx, nil, true, false)
 		}
 		if r.err == nil || !r.left || outcomeOf(r.err) != reason.NotApplied {
 			s.options.Replayed(ctx, replayKind(r.err, true))

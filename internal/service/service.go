@@ -88,7 +88,9 @@ type Service struct {
 	log        *slog.Logger
 	flights    *flights
 	running    running
-	crowds     crowds
+	locks      lockQueues
+	acceptance acceptance
+	replica    string          // its name in the queues that replicas share
 	background context.Context //nolint:containedctx // of what nobody waits for
 	abandon    func()
 }
@@ -125,6 +127,7 @@ func New(u Upstream, o Options, log *slog.Logger) *Service {
 	background, abandon := context.WithCancel(context.Background())
 	return &Service{
 		upstream: u, options: o, store: o.Store, budget: o.Budget, log: log, flights: newFlights(), background: background, abandon: abandon,
+		acceptance: acceptance{memory{life: acceptedLife}, memory{life: refusedLife}}, replica: state.NewHolder(),
 	}
 }
 

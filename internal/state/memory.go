@@ -15,6 +15,7 @@ type Memory struct {
 	teams   map[string]*team
 	records map[string]*record
 	tat     map[string]time.Time // by bucket, when its next regular slot is
+	tatMax  int                  // how many of these there may be before some are dropped
 	swept   time.Time
 }
 
@@ -257,6 +258,7 @@ func (m *Memory) reserve(s Slot, now time.Time) time.Duration {
 	if tat.Before(now) {
 		tat = now
 	}
+	m.sweepBuckets(now)
 	m.tat[s.Bucket] = tat.Add(s.Interval)
 	return wait
 }
@@ -265,6 +267,7 @@ func (m *Memory) reserve(s Slot, now time.Time) time.Duration {
 func (m *Memory) Pause(_ context.Context, s Slot, d time.Duration) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.sweepBuckets(time.Now())
 	if until := time.Now().Add(d + s.Burst); until.After(m.tat[s.Bucket]) {
 		m.tat[s.Bucket] = until
 	}

@@ -242,7 +242,7 @@ type step struct {
 }
 
 var (
-	begin   = step{"begin", redis.NewScript(clock + beginText), false}
+	begin   = step{"begin", redis.NewScript(clock + queueText + beginText), false}
 	end     = step{"end", redis.NewScript(clock + endText), true}
 	renew   = step{"renew", redis.NewScript(clock + renewText), true}
 	claim   = step{"claim", redis.NewScript(clock + claimText), false}
@@ -280,10 +280,10 @@ func (r *Redis) Begin(ctx context.Context, a Ask) (Answer, error) {
 		params = a.Params
 	}
 	reply, err := words(r.run(ctx, begin,
-		[]string{r.team(a.Change.Team), r.record(key), r.answer(key), r.unsettled(), r.bucket(a.Slot.Bucket)},
-		a.Change.Team, a.Holder, r.times.lease().Milliseconds(), r.times.Hold.Milliseconds(), change, params,
-		r.times.Tombstone.Milliseconds(), a.Slot.Interval.Microseconds(), a.Slot.Burst.Microseconds(), a.Slot.MaxWait.Microseconds(),
-		r.until(beginLife),
+		[]string{r.team(a.Change.Team), r.record(key), r.answer(key), r.unsettled(), r.bucket(a.Slot.Bucket), r.queue(a.Change.Team)},
+		append([]any{a.Change.Team, a.Holder, r.times.lease().Milliseconds(), r.times.Hold.Milliseconds(), change, params,
+			r.times.Tombstone.Milliseconds(), a.Slot.Interval.Microseconds(), a.Slot.Burst.Microseconds(), a.Slot.MaxWait.Microseconds(),
+			r.until(beginLife)}, a.Waiter.args()...)...,
 	))
 	if err != nil {
 		return Answer{}, err

@@ -12,6 +12,9 @@ import (
 type Store interface {
 	// Begin asks for a team's turn, and for room in the budget.
 	Begin(ctx context.Context, a Ask) (Answer, error)
+	// Leave says that an Ask that was not granted will not be repeated: it waits no
+	// longer in the queue for the lock.
+	Leave(ctx context.Context, a Ask) error
 	// Renew keeps a turn for another lease. ErrFenced says that it has ended.
 	Renew(ctx context.Context, t Turn) error
 	// Redo says that the change of a turn is begun anew, and that the team's token is
@@ -105,6 +108,7 @@ type Ask struct {
 	Holder string
 	Params string // a hash of what is asked for, which a request id stands for
 	Slot   Slot
+	Waiter Waiter
 }
 
 // NewHolder is a name for one who asks.

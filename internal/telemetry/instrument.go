@@ -88,7 +88,7 @@ var (
 	}
 	budgetRate = Instrument{
 		"teamtoken.upstream.rate", Gauge, "{request}/s", nil,
-		"Requests to the upstream that all replicas together may make in a second; 0 is no limit.",
+		"Requests to the upstream that all replicas together may make in a second with the service's credential, or with each of the callers'; 0 is no limit.",
 	}
 	budgetWait = Instrument{
 		"teamtoken.upstream.wait.duration", Histogram, "s",
@@ -101,7 +101,7 @@ var (
 	}
 	paused = Instrument{
 		"teamtoken.upstream.pause", Gauge, "s", nil,
-		"For how long the upstream wants no more requests, by its last 429.",
+		"For how long the upstream wants no more requests with a credential that it accepts, by its last 429.",
 	}
 	circuitOpen = Instrument{
 		"teamtoken.upstream.circuit.open", Gauge, "{circuit}", nil,

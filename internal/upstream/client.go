@@ -49,10 +49,12 @@ type Options struct {
 // Pacer keeps requests within what the upstream takes.
 type Pacer interface {
 	// Permit waits until a request may be sent. Its error says that this does not fit
-	// into ctx: a Throttled, or a RateLimited.
+	// into ctx: a Throttled, an Exhausted, or a RateLimited.
 	Permit(ctx context.Context, mutates bool) *Error
-	// Learn is told how many requests the upstream takes in a second.
-	Learn(perSecond float64)
+	// Learn is told how many requests in a second the upstream takes with the
+	// credential of ctx. Only a good answer says so: any other may be about somebody
+	// whom the upstream does not know, or not the upstream's own at all.
+	Learn(ctx context.Context, perSecond float64)
 	// Pause is told for how long the upstream takes none.
 	Pause(ctx context.Context, d time.Duration)
 }
@@ -61,7 +63,7 @@ type Pacer interface {
 type unpaced struct{}
 
 func (unpaced) Permit(context.Context, bool) *Error  { return nil }
-func (unpaced) Learn(float64)                        {}
+func (unpaced) Learn(context.Context, float64)       {}
 func (unpaced) Pause(context.Context, time.Duration) {}
 
 // Credential is a bearer secret that may be rotated while it is in use.
@@ -124,6 +126,14 @@ type lifeKey struct{}
 // beyond life.
 func WithLife(ctx context.Context, life Life) context.Context {
 	return context.WithValue(ctx, lifeKey{}, life)
+}
+
+type withoutWaitKey struct{}
+
+// WithoutWait returns a context whose calls do not wait after a 429: it is their
+// error, with the time to wait.
+func WithoutWait(ctx context.Context) context.Context {
+	return context.WithValue(ctx, withoutWaitKey{}, true)
 }
 
 type credentialKey struct{}
@@ -343,7 +353,7 @@ func (c *Client) call(ctx context.Context, r request) (answer, error) {
 			}
 			err.Wait = max(err.Wait, ratePause<<min(sent-1, 6))
 			c.options.Pacer.Pause(ctx, err.Wait)
-			if !pause(ctx, err.Wait+jitter(err.Wait)) {
+			if ctx.Value(withoutWaitKey{}) != nil || !pause(ctx, err.Wait+jitter(err.Wait)) {
 				return a, err
 			}
 		case err.Kind == Unauthorized && !refreshed && c.rotated(ctx, used):
@@ -474,10 +484,11 @@ func (c *Client) exchange(ctx context.Context, r request, credential secret.Text
 	if id := resp.Header.Get(requestid.Header); requestid.Valid(id) {
 		e.RequestID = id
 	}
-	if limit, err := strconv.ParseFloat(resp.Header.Get("X-RateLimit-Limit"), 64); err == nil {
-		c.options.Pacer.Learn(limit)
+	ok := resp.StatusCode >= 200 && resp.StatusCode < 300
+	if limit, err := strconv.ParseFloat(resp.Header.Get("X-RateLimit-Limit"), 64); ok && err == nil {
+		c.options.Pacer.Learn(ctx, limit)
 	}
-	switch ok := resp.StatusCode >= 200 && resp.StatusCode < 300; {
+	switch {
 	case !ok:
 		e.Kind = kindOf(resp.StatusCode)
 		switch {

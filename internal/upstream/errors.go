@@ -15,7 +15,8 @@ type Kind int
 const (
 	Unreachable      Kind = iota // nothing was sent; or, on a read, no answer was to be had
 	RateLimited                  // 429, and the wait does not fit into the deadline
-	Throttled                    // the service's own budget has no room before the deadline
+	Throttled                    // the caller's own calls use up its share of the rate beyond the deadline
+	Exhausted                    // the calls of all use up the rate beyond the deadline
 	Unauthorized                 // 401
 	Forbidden                    // 403
 	NotFound                     // 404: missing, or not to be seen
@@ -30,7 +31,7 @@ const (
 )
 
 var kindNames = [...]string{
-	"unreachable", "rate_limited", "throttled", "unauthorized", "forbidden", "not_found", "conflict", "rejected",
+	"unreachable", "rate_limited", "throttled", "exhausted", "unauthorized", "forbidden", "not_found", "conflict", "rejected",
 	"description_taken", "unavailable", "redirected", "timeout", "lost", "response_invalid",
 }
 
@@ -42,7 +43,7 @@ func (k Kind) String() string { return kindNames[k] }
 type Error struct {
 	Kind      Kind
 	Status    int           // the HTTP status, or 0 where there was no answer
-	Wait      time.Duration // with RateLimited and Throttled, how long until there is room again
+	Wait      time.Duration // with RateLimited, Throttled and Exhausted, how long until there is room again
 	RequestID string        // the upstream's id of the request, if it gave a well-formed one
 	Cause     error         // the transport's or the decoder's, if there is one
 }

@@ -102,10 +102,10 @@ const (
 	// PERMISSION_DENIED. The service's policy does not let the caller do this. The
 	// upstream was not called.
 	ErrorReason_ERROR_REASON_CALLER_NOT_ALLOWED ErrorReason = 25
-	// RESOURCE_EXHAUSTED. The caller has as many calls under way as it may, or what
-	// the service may ask of the upstream is used up for longer than the call's
-	// deadline allows. The upstream was not called; `google.rpc.RetryInfo` says when
-	// to try again.
+	// RESOURCE_EXHAUSTED. The caller has as many calls under way as it may, or its
+	// own calls use up its share of the upstream's rate limit for longer than the
+	// call's deadline allows. The upstream was not called; `google.rpc.RetryInfo`
+	// says when to try again.
 	ErrorReason_ERROR_REASON_CALLER_QUOTA_EXCEEDED ErrorReason = 26
 	// UNAVAILABLE. The attempt could not be written to the audit log, so that it was
 	// not made. Retry: another replica may be able to.
@@ -122,6 +122,10 @@ const (
 	// and was not now. Look at the team's token, and call with a `request_id` or an
 	// `expected_token_id`, with which a call may be repeated.
 	ErrorReason_ERROR_REASON_RETRY_WITHOUT_REQUEST_ID ErrorReason = 30
+	// RESOURCE_EXHAUSTED. All callers together use up the rate at which the service
+	// calls the upstream, for longer than the call's deadline allows. The upstream
+	// was not called; `google.rpc.RetryInfo` says when to try again.
+	ErrorReason_ERROR_REASON_UPSTREAM_BUDGET_EXHAUSTED ErrorReason = 31
 	// UNAVAILABLE. The call brings a JWT, and its issuer has not given its keys to the
 	// service since that started, so that nobody can tell whether the JWT is good.
 	// Nothing was done. Retry later with the same JWT: another replica may have them.
@@ -162,6 +166,7 @@ var (
 		28: "ERROR_REASON_STATE_STORE_UNAVAILABLE",
 		29: "ERROR_REASON_ANSWER_EXPIRED",
 		30: "ERROR_REASON_RETRY_WITHOUT_REQUEST_ID",
+		31: "ERROR_REASON_UPSTREAM_BUDGET_EXHAUSTED",
 		32: "ERROR_REASON_CALLER_ISSUER_UNAVAILABLE",
 	}
 	ErrorReason_value = map[string]int32{
@@ -196,6 +201,7 @@ var (
 		"ERROR_REASON_STATE_STORE_UNAVAILABLE":             28,
 		"ERROR_REASON_ANSWER_EXPIRED":                      29,
 		"ERROR_REASON_RETRY_WITHOUT_REQUEST_ID":            30,
+		"ERROR_REASON_UPSTREAM_BUDGET_EXHAUSTED":           31,
 		"ERROR_REASON_CALLER_ISSUER_UNAVAILABLE":           32,
 	}
 )
@@ -290,7 +296,8 @@ var File_teamtoken_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_teamtoken_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"\x1fteamtoken/v1/error_reason.proto\x12\fteamtoken.v1*\xe5\t\n" +
+	"\x1fteamtoken/v1/error_reason.proto\x12\fteamtoken.v1*\x91\n" +
+	"\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aERROR_REASON_INVALID_FIELD\x10\x01\x12'\n" +
@@ -324,6 +331,7 @@ const file_teamtoken_v1_error_reason_proto_rawDesc = "" +
 	"$ERROR_REASON_STATE_STORE_UNAVAILABLE\x10\x1c\x12\x1f\n" +
 	"\x1bERROR_REASON_ANSWER_EXPIRED\x10\x1d\x12)\n" +
 	"%ERROR_REASON_RETRY_WITHOUT_REQUEST_ID\x10\x1e\x12*\n" +
+	"&ERROR_REASON_UPSTREAM_BUDGET_EXHAUSTED\x10\x1f\x12*\n" +
 	"&ERROR_REASON_CALLER_ISSUER_UNAVAILABLE\x10 *q\n" +
 	"\aOutcome\x12\x17\n" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x17\n" +

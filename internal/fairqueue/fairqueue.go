@@ -1,0 +1,167 @@
+// Package fairqueue is a lock whose waiters are served fairly: callers take turns,
+// however many calls each has waiting, and the calls of one caller are served in
+// the order in which they came.
+//
+// Waiters are in classes. Classes with a weight share the lock by their weights, so
+// that none of them starves. A class without a weight is served only while no class
+// before it has a waiter.
+package fairqueue
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// Lock is held by one caller at a time. It is safe for concurrent use.
+type Lock struct {
+	mu      sync.Mutex
+	held    bool
+	holder  string
+	classes []class
+}
+
+type class struct {
+	queue
+
+	weight, credit int
+}
+
+type waiter struct {
+	caller string
+	served chan struct{}
+}
+
+// New returns a lock with a class for each weight, which may be 0.
+func New(weights ...int) *Lock {
+	l := &Lock{classes: make([]class, len(weights))}
+	for i, weight := range weights {
+		l.classes[i].weight = weight
+	}
+	return l
+}
+
+// TryAcquire takes the lock if nobody holds it.
+func (l *Lock) TryAcquire(caller string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.tryAcquire(caller)
+}
+
+func (l *Lock) tryAcquire(caller string) bool {
+	if l.held {
+		return false
+	}
+	l.held, l.holder = true, caller
+	return true
+}
+
+// Acquire waits for the lock, and reports whether it was there before ctx ended.
+// ownAhead says that calls of the same caller had it, or were ahead in the queue, when
+// this one came.
+func (l *Lock) Acquire(ctx context.Context, class int, caller string) (ownAhead, ok bool) {
+	l.mu.Lock()
+	if l.tryAcquire(caller) {
+		l.mu.Unlock()
+		return false, true
+	}
+	q := &l.classes[class].queue
+	ownAhead = l.holder == caller || len(q.callers[caller]) > 0
+	w := &waiter{caller: caller, served: make(chan struct{})}
+	q.push(w)
+	l.mu.Unlock()
+	select {
+	case <-w.served:
+		return ownAhead, true
+	case <-ctx.Done():
+	}
+	l.mu.Lock()
+	waiting := q.remove(w)
+	l.mu.Unlock()
+	if !waiting { // the lock came at this very moment
+		l.Release()
+	}
+	return ownAhead, false
+}
+
+// Release gives the lock to the next waiter.
+func (l *Lock) Release() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	next := l.next()
+	if next == nil {
+		l.held, l.holder = false, ""
+		return
+	}
+	w := next.pop()
+	l.holder = w.caller
+	close(w.served)
+}
+
+// ReleaseAfter gives the lock to the next waiter after d.
+func (l *Lock) ReleaseAfter(d time.Duration) {
+	if d <= 0 {
+		l.Release()
+		return
+	}
+	time.AfterFunc(d, l.Release)
+}
+
+// next is the class whose turn it is, by smooth weighted round robin among those
+// with waiters; nil if nobody waits.
+func (l *Lock) next() *class {
+	var best, rest *class
+	total := 0
+	for i := range l.classes {
+		c := &l.classes[i]
+		switch {
+		case c.length == 0:
+			c.credit = 0 // nothing is saved up while nobody waits
+		case c.weight == 0:
+			if rest == nil {
+				rest = c
+			}
+		default:
+			total += c.weight
+			c.credit += c.weight
+			if best == nil || c.credit > best.credit {
+				best = c
+			}
+		}
+	}
+	if best == nil {
+		return rest
+	}
+	best.credit -= total
+	return best
+}
+
+// Outranked reports whether a call waits that is served before any of this class.
+func (l *Lock) Outranked(class int) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i := range class {
+		if l.classes[class].weight == 0 && l.classes[i].length > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// Waiting is how many calls wait.
+func (l *Lock) Waiting() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := 0
+	for i := range l.classes {
+		n += l.classes[i].length
+	}
+	return n
+}
+
+// Held reports whether somebody holds the lock.
+func (l *Lock) Held() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.held
+}

@@ -1,0 +1,139 @@
+package service
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/teamtoken/teamtoken/internal/upstream"
+)
+
+// rank is what is known of a call's credential, for the order in which the calls of
+// a team are served: callers can make up as many credentials as they like.
+type rank int
+
+const (
+	accepted rank = iota // by the upstream, for this team; the service's own always is
+	unknown              // whether the upstream accepts it
+	refused              // by the upstream, when it was to change something of this team
+)
+
+// rankWeights have the accepted served first, and one of the others only while none
+// of these waits.
+var rankWeights = []int{accepted: 1, unknown: 0, refused: 0}
+
+const (
+	acceptedLife  = 5 * time.Minute
+	refusedLife   = time.Minute
+	maxRemembered = 8192
+)
+
+// acceptance remembers which callers' credentials the upstream has accepted and
+// refused lately, and for which team. It keeps hashes alone, and a bounded number of
+// them: what is forgotten is found out again. Whoever makes up credentials can't push
+// out those that were accepted.
+type acceptance struct{ accepted, refused memory }
+
+// pair is a hash of a credential and a team.
+type pair [sha256.Size]byte
+
+func pairOf(credential, team string) pair { return sha256.Sum256([]byte(team + "\x00" + credential)) }
+
+// rankOf is the rank of the call of ctx, which is about a team.
+func (a *acceptance) rankOf(ctx context.Context, team string) rank {
+	credential, callers := upstream.CredentialFrom(ctx)
+	if !callers {
+		return accepted
+	}
+	p, now := pairOf(credential.Reveal(), team), time.Now()
+	switch {
+	case a.refused.has(p, now): // even if it may be read with it
+		return refused
+	case a.accepted.has(p, now):
+		return accepted
+	default:
+		return unknown
+	}
+}
+
+// learn notes what the upstream said to the credential of ctx: err is that of a request
+// about the team, and changed says that it was to change something that need not have
+// been there.
+func (a *acceptance) learn(ctx context.Context, team string, changed bool, err error) {
+	credential, callers := upstream.CredentialFrom(ctx)
+	if !callers {
+		return
+	}
+	p, now := pairOf(credential.Reveal(), team), time.Now()
+	var e *upstream.Error
+	switch {
+	case err == nil:
+		a.accepted.add(p, now)
+		if changed {
+			a.refused.remove(p)
+		}
+	case !errors.As(err, &e):
+	case e.Kind == upstream.Unauthorized, e.Kind == upstream.Forbidden, e.Kind == upstream.NotFound && changed:
+		a.accepted.remove(p)
+		a.refused.add(p, now)
+	}
+}
+
+// prove asks the upstream about a credential of which it is not known whether that
+// accepts it, and returns its rank: before it waits for a lock that others wait for. An
+// error is the upstream's that does not accept it, or can't be asked.
+func (s *Service) prove(ctx context.Context, team string) (rank, error) {
+	id, err := upstream.ParseTeamID(team)
+	if err != nil {
+		return refused, err
+	}
+	_, err = s.upstream.ReadToken(ctx, id)
+	s.acceptance.learn(ctx, team, false, err)
+	var e *upstream.Error
+	if errors.As(err, &e) {
+		switch e.Kind {
+		case upstream.Unauthorized, upstream.Unreachable, upstream.RateLimited, upstream.Throttled, upstream.Exhausted, upstream.Timeout:
+			return refused, err
+		default: // a team without a token, for example: the change itself shows it
+		}
+	}
+	return s.acceptance.rankOf(ctx, team), nil
+}
+
+// memory is a bounded set of pairs, each for a time. It is safe for concurrent use.
+type memory struct {
+	life  time.Duration
+	mu    sync.RWMutex
+	until map[pair]time.Time
+}
+
+func (m *memory) has(p pair, now time.Time) bool {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return now.Before(m.until[p])
+}
+
+func (m *memory) add(p pair, now time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.until == nil {
+		m.until = make(map[pair]time.Time)
+	}
+	for old, until := range m.until { // in no order: any that goes is found out again
+		if len(m.until) < maxRemembered {
+			break
+		}
+		if now.After(until) || len(m.until) >= maxRemembered {
+			delete(m.until, old)
+		}
+	}
+	m.until[p] = now.Add(m.life)
+}
+
+func (m *memory) remove(p pair) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.until, p)
+}

@@ -1,0 +1,117 @@
+package service
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/teamtoken/teamtoken/internal/fairqueue"
+)
+
+// lockQueues are, for each team, the calls of this process that change something
+// there: one of them asks for the team's lock, or has it, and the others wait for
+// that in a fair queue. The zero value is ready.
+type lockQueues struct {
+	mu    sync.Mutex
+	teams map[string]*lockQueue
+}
+
+type lockQueue struct {
+	turn     *fairqueue.Lock
+	released chan struct{} // holds a word when the lock may be free
+	users    int
+}
+
+// place is a call's place in the queue of a team.
+type place struct {
+	queues *lockQueues
+	team   string
+	caller string
+	queue  *lockQueue
+	rank   rank
+	proved bool // the rank is what the upstream said just now
+	first  bool
+}
+
+// unproven reports whether the upstream has to be asked about the call's credential
+// before it may wait.
+func (p *place) unproven() bool { return p.rank != accepted && !p.proved }
+
+// join returns a place in the queue of a team. It is the first at once if nobody
+// else is there. The caller must leave it.
+func (q *lockQueues) join(team, caller string, r rank) *place {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.teams == nil {
+		q.teams = make(map[string]*lockQueue)
+	}
+	own := q.teams[team]
+	if own == nil {
+		own = &lockQueue{turn: fairqueue.New(rankWeights...), released: make(chan struct{}, 1)}
+		q.teams[team] = own
+	}
+	own.users++
+	return &place{queues: q, team: team, caller: caller, queue: own, rank: r, first: own.turn.TryAcquire(caller)}
+}
+
+// acquire waits to be the first, and reports whether that was before ctx ended.
+func (p *place) acquire(ctx context.Context) bool {
+	if p.first {
+		return ctx.Err() == nil
+	}
+	_, p.first = p.queue.turn.Acquire(ctx, int(p.rank), p.caller)
+	return p.first && ctx.Err() == nil
+}
+
+// yield lets another one be the first.
+func (p *place) yield() {
+	if p.first {
+		p.first = false
+		p.queue.turn.Release()
+	}
+}
+
+// pause is between two questions of the first: until the lock may be free, or for d.
+// If a call of a better rank waits, that one goes on, and this one waits for it. It
+// reports whether this was before ctx ended.
+func (p *place) pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-p.queue.released:
+	case <-timer.C:
+	case <-ctx.Done():
+		return false
+	}
+	if p.queue.turn.Outranked(int(p.rank)) {
+		p.yield()
+		return p.acquire(ctx)
+	}
+	return true
+}
+
+// leave gives the place up, which may be done twice.
+func (p *place) leave() {
+	if p.queue == nil {
+		return
+	}
+	p.yield()
+	p.queues.mu.Lock()
+	defer p.queues.mu.Unlock()
+	if p.queue.users--; p.queue.users == 0 {
+		delete(p.queues.teams, p.team)
+	}
+	p.queue = nil
+}
+
+// released tells the first of a team that the lock may be free.
+func (q *lockQueues) released(team string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if own := q.teams[team]; own != nil {
+		select {
+		case own.released <- struct{}{}:
+		default:
+		}
+	}
+}

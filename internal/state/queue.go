@@ -1,0 +1,65 @@
+package state
+
+import (
+	"context"
+	"crypto/sha256"
+	_ "embed"
+	"encoding/hex"
+	"fmt"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Waiter is the place of an Ask in the queue for a team's lock. Replicas that wait
+// for it have it by turns: the better class first, in that whoever waited longest,
+// and all that a caller has waiting goes to the end when one of its calls is served.
+// A replica that did not ask for a second waits no longer. Within a replica it is the
+// asking one that keeps order: it asks for one call at a time.
+type Waiter struct {
+	Replica string // in letters and digits; empty for who does not wait in the queue
+	Caller  string
+	Class   int  // 0 is the best, 9 the last
+	Look    bool // only to see whether the lock can be had: Over says that it can
+}
+
+// Looking is the Ask that only sees whether the lock can be had. Nothing is taken.
+func (a Ask) Looking() Ask {
+	a.Waiter.Look = true
+	a.Slot.Interval, a.Slot.MaxWait = 0, -time.Microsecond
+	return a
+}
+
+// args are the last arguments of begin.
+func (w Waiter) args() []any {
+	caller, look := "", "0"
+	if w.Caller != "" {
+		sum := sha256.Sum256([]byte(w.Caller))
+		caller = hex.EncodeToString(sum[:8])
+	}
+	if w.Look {
+		look = "1"
+	}
+	return []any{w.Replica, w.Class, caller, look}
+}
+
+//go:embed lua/queue.lua
+var queueText string
+
+//go:embed lua/leave.lua
+var leaveText string
+
+var leave = step{"leave", redis.NewScript(clock + leaveText), true}
+
+func (r *Redis) queue(team string) string { return r.prefix + "queue:" + team }
+
+// Leave is of Store.
+func (r *Redis) Leave(ctx context.Context, a Ask) error {
+	if err := r.run(ctx, leave, []string{r.queue(a.Change.Team)}, a.Waiter.Replica, a.Holder).Err(); err != nil {
+		return fmt.Errorf("state: %w", err)
+	}
+	return nil
+}
+
+// Leave is of Store: one replica has the queue to itself.
+func (m *Memory) Leave(context.Context, Ask) error { return nil }
