@@ -141,7 +141,8 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) er
 			CallsPerCaller:    cfg.MaxCallsPerCaller,
 		})
 	calls := told.Calls(teamtokenv1.TeamTokenService_ServiceDesc.ServiceName)
-	inprocess := (&inprocgrpc.Channel{}).WithServerUnaryInterceptor(chain.Unary)
+	unary := server.Tracked(chain.Unary, inprocgrpc.ClientContext)
+	inprocess := (&inprocgrpc.Channel{}).WithServerUnaryInterceptor(unary)
 	if calls != nil {
 		inprocess.WithServerStatsHandler(calls)
 	}
@@ -150,6 +151,7 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) er
 	if err != nil {
 		return err
 	}
+	rest = gateway.WithHeaderLimit(rest, cfg.MaxHeaderBytes, log)
 	if cfg.Docs {
 		rest = reference.Handler(rest)
 	}
@@ -162,7 +164,7 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) er
 		HTTP:           server.Listener{Address: cfg.HTTPAddress, Setting: "TEAMTOKEN_HTTP_ADDRESS (--http-address)"},
 		Admin:          server.Listener{Address: cfg.AdminAddress, Setting: "TEAMTOKEN_ADMIN_ADDRESS (--admin-address)"},
 		TLS:            tlsConfig,
-		Unary:          chain.Unary,
+		Unary:          unary,
 		Stream:         chain.Stream,
 		Calls:          calls,
 		Codec:          interceptor.Codec(),

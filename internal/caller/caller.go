@@ -64,6 +64,8 @@ type Presented struct {
 	Peer netip.AddrPort
 	// TLS is of the connection; nil in the clear.
 	TLS *tls.ConnectionState
+	// Connection tells whether TLS is still to be believed; nil if nothing does.
+	Connection Connection
 	// Header returns every value of a header, by its name in lower case.
 	Header func(name string) []string
 }

@@ -114,7 +114,9 @@ func (f front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // connection and headers, none of which reach the service as metadata.
 func presented(r *http.Request) caller.Presented {
 	peer, _ := netip.ParseAddrPort(r.RemoteAddr) // none of a listener that is no TCP
-	return caller.Presented{Surface: caller.REST, Peer: peer, TLS: r.TLS, Header: r.Header.Values}
+	return caller.Presented{
+		Surface: caller.REST, Peer: peer, TLS: r.TLS, Connection: caller.ConnectionFrom(r.Context()), Header: r.Header.Values,
+	}
 }
 
 // check reads the body, and returns what is wrong with the request, if anything.

@@ -181,6 +181,9 @@ func (c *Chain) guarded(
 	if c.stopping.Load() {
 		return nil, m.refused(teamtokenv1.ErrorReason_ERROR_REASON_SHUTTING_DOWN)
 	}
+	if caller.LongHeaders(ctx) {
+		return nil, m.longHeaders()
+	}
 	ctx, cancel := context.WithDeadline(ctx, deadline(ctx, c.options.Timeout))
 	defer cancel()
 	ctx, who, err := c.identified(ctx, from)
@@ -227,6 +230,17 @@ func (m method) outcome(o reason.Outcome) reason.Outcome {
 
 func (m method) refused(r teamtokenv1.ErrorReason) *reason.Error {
 	return &reason.Error{Reason: r, Outcome: m.outcome(reason.NotApplied)}
+}
+
+// longHeaders refuses a call whose headers are too long: before anything of them
+// is believed, and by itself, since others may call over its connection.
+func (m method) longHeaders() error {
+	e := m.refused(teamtokenv1.ErrorReason_ERROR_REASON_INVALID_FIELD)
+	e.Violations = []reason.Violation{{Field: "headers", Description: "the header list is longer than this service takes"}}
+	st := e.GRPCStatus().Proto()
+	st.Code = int32(codes.ResourceExhausted)
+	st.Message = "The headers of the call are too long. Nothing was changed. Call again with less metadata."
+	return status.ErrorProto(st)
 }
 
 // margin is what is kept back of a deadline, a tenth of a short one, so that the
