@@ -259,7 +259,7 @@ func (a *attack) begin(t *testing.T, f *facade, peers int, made *assault) (end f
 		first.Add(1)
 		all.Go(func() {
 			p := &peer{
-				ctx: ctx, turns: turns, made: made, grpc: f.grpc, rest: strings.TrimPrefix(f.rest, "http://"),
+				ctx: ctx, turns: turns, made: made, grpc: f.grpc, rest: strings.Replace(f.rest[strings.Index(f.rest, "://")+3:], "localhost", "127.0.0.1", 1),
 				beat: a.beat, beats: time.NewTicker(a.beat), connected: sync.OnceFunc(first.Done),
 			}
 			defer p.connected()
@@ -403,12 +403,15 @@ func (s *speaker) encode(field hpack.HeaderField) []byte {
 }
 
 // call is the block of the headers of a call that reads.
-func (s *speaker) call() []byte {
+func (s *speaker) call() []byte { return s.to(get) }
+
+// to is the block of the headers of a call of a method.
+func (s *speaker) to(method string) []byte {
 	var block []byte
 	for _, h := range [][2]string{
 		{":method", "POST"},
 		{":scheme", "http"},
-		{":path", get},
+		{":path", method},
 		{":authority", "teamtoken.test"},
 		{"content-type", "application/grpc"},
 		{"te", "trailers"},

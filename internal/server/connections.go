@@ -12,10 +12,12 @@ import (
 const (
 	// stuck is how long one write may wait for its peer to read.
 	stuck = 20 * time.Second
-	// newcomers is the part of the connections that is always kept for those that
-	// have not carried an identified call: one in four, and half of that for
-	// handshakes.
-	newcomers = 4
+	// newcomers is the part of the connections that is kept for those that have not
+	// carried an identified call: one in two, and half of that is for handshakes.
+	newcomers = 2
+	// enough is how many bytes every handshake begins with: of TLS, of HTTP/2 and of
+	// any request.
+	enough = 24
 	// streamCost is about what an open stream takes in memory: its goroutine, its
 	// state here and in grpc-go or net/http.
 	streamCost = 16 << 10
@@ -33,7 +35,8 @@ const (
 // reflection nor a stream whose message has not come is one. Who goes first:
 //
 //   - handshakes (TLS, and the preface of HTTP/2 or the headers of the first
-//     request), which have a share of their own, the oldest first;
+//     request), which have a share of their own; those with next to nothing said
+//     first, and then the oldest;
 //   - strangers: no call on the connection has been identified, the oldest first,
 //     whatever they have sent since;
 //   - known ones, the longest idle first, while handshakes and strangers together
@@ -81,8 +84,8 @@ type connections struct {
 	age                      time.Duration
 
 	// Guarded by pool.mu; the one that goes first stands in front.
-	size                       int
-	shaking, strangers, knowns list.List // of *connection; known ones without a call alone
+	size                               int
+	silent, shaking, strangers, knowns list.List // of *connection; known ones without a call alone
 }
 
 // Accept waits for a connection for which there is room.
@@ -122,8 +125,10 @@ func (c *connections) enter(conn *connection) (out net.Conn, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var victim *connection
-	if c.shaking.Len() >= c.handshakes {
-		victim = first(&c.shaking)
+	if c.silent.Len()+c.shaking.Len() >= c.handshakes {
+		if victim = first(&c.silent); victim == nil {
+			victim = first(&c.shaking)
+		}
 	} else if c.size >= c.limit {
 		if victim = c.victim(); victim == nil {
 			return conn.Conn, false
@@ -135,16 +140,16 @@ func (c *connections) enter(conn *connection) (out net.Conn, ok bool) {
 	}
 	c.size++
 	c.open[conn] = struct{}{}
-	conn.move(&c.shaking)
+	conn.move(&c.silent)
 	return out, true
 }
 
 // victim is who makes room, or nil if all have a call under way. The caller
 // holds mu.
 func (c *connections) victim() *connection {
-	order := []*list.List{&c.knowns, &c.strangers, &c.shaking}
-	if c.shaking.Len()+c.strangers.Len() >= c.share {
-		order = []*list.List{&c.strangers, &c.shaking, &c.knowns}
+	order := []*list.List{&c.knowns, &c.strangers, &c.silent, &c.shaking}
+	if c.silent.Len()+c.shaking.Len()+c.strangers.Len() >= c.share {
+		order = []*list.List{&c.strangers, &c.silent, &c.shaking, &c.knowns}
 	}
 	for _, l := range order {
 		if v := first(l); v != nil {
@@ -248,6 +253,9 @@ func (c *connection) Read(b []byte) (int, error) {
 	if n > 0 && !c.known.Load() {
 		c.of.mu.Lock()
 		c.read += n
+		if c.in == &c.of.silent && c.read >= enough {
+			c.move(&c.of.shaking)
+		}
 		out := c.of.hold(c, n)
 		c.of.mu.Unlock()
 		c.of.evict(out)
@@ -259,7 +267,7 @@ func (c *connection) Read(b []byte) (int, error) {
 func (c *connection) shaken() {
 	c.of.mu.Lock()
 	defer c.of.mu.Unlock()
-	if !c.left && c.in == &c.of.shaking {
+	if !c.left && (c.in == &c.of.silent || c.in == &c.of.shaking) {
 		c.move(&c.of.strangers)
 	}
 }
