@@ -22,10 +22,23 @@ import (
 // version is set by the linker.
 var version = "devel"
 
-// memory is from where on garbage is collected more often than GOGC says. Calls alone
-// never take as much; a flood of connections would have the heap grow to five times
-// of what lives.
-const memory = 80 << 20
+const (
+	// memory is from where on garbage is collected more often than GOGC says, with as
+	// many connections as there may be without a setting. Calls alone never take as
+	// much; a flood of connections would have the heap grow to five times of what lives.
+	memory             = 80 << 20
+	defaultConnections = 1024
+	// connectionMemory is what one more connection on each listener may take.
+	connectionMemory = 2 * 32 << 10
+)
+
+// limitMemory is asked once the settings are read; GOMEMLIMIT goes before it.
+func limitMemory(connections int) {
+	limit := int64(memory + max(0, connections-defaultConnections)*connectionMemory)
+	if os.Getenv("GOMEMLIMIT") == "" && debug.SetMemoryLimit(-1) > limit {
+		debug.SetMemoryLimit(limit)
+	}
+}
 
 func main() {
 	if os.Getenv("GOGC") == "" {
@@ -36,9 +49,6 @@ func main() {
 	// In a container, nine tenths of its memory; GOMEMLIMIT goes before that. Its error
 	// is that there is no limit.
 	_, _ = memlimit.Set(memlimit.WithProvider(memlimit.FromCgroup), memlimit.WithRatio(0.9))
-	if os.Getenv("GOMEMLIMIT") == "" && debug.SetMemoryLimit(-1) > memory {
-		debug.SetMemoryLimit(memory)
-	}
 	// gRPC's and the gateway's own log quotes what clients send, and is not ours.
 	grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, io.Discard, io.Discard))
 	// net/http quotes there what an upstream sends unasked, which may be a token.
@@ -65,6 +75,7 @@ func run(args []string, env func(string) (string, bool), stdout, stderr io.Write
 		fmt.Fprintf(stderr, "teamtoken-server: %v\n", err)
 		return 2
 	}
+	limitMemory(cfg.MaxConnections)
 	// The first signal stops in order, a second one at once: by then it has its
 	// default meaning again.
 	ctx, stop := context.WithCancel(context.Background())

@@ -23,7 +23,7 @@ const (
 	streamCost = 16 << 10
 	// maxHeld is what streams without a call under way, and bytes of connections that
 	// nobody knows, may take in memory, of both listeners together.
-	maxHeld = 24 << 20
+	maxHeld = 16 << 20
 )
 
 // A pool is the connections of several listeners, which share memory.
