@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -15,6 +17,7 @@ import (
 
 	h2 "golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
+	"google.golang.org/grpc/codes"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
 	"github.com/teamtoken/teamtoken/internal/secret"
@@ -168,6 +171,56 @@ func TestFullListener(t *testing.T) {
 				t.Errorf("the program took %d MiB, %d at most are meant", took, maxMemory)
 			}
 		})
+	}
+}
+
+// Streams of health and reflection are bounded, those of one connection and those of
+// all, and none keeps the program from stopping.
+func TestWatches(t *testing.T) {
+	sim, url := newSimulator(t)
+	f := start(t, withService(sim, url))
+	const ofOne = 100
+	raw := dialHTTP2(t, f.grpc, nil)
+	open := map[uint32]string{}
+	for i := range ofOne {
+		method := []string{"/grpc.health.v1.Health/Watch", "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"}[i%3]
+		id := raw.open(t, method)
+		open[id] = method
+		if i%2 == 0 && i%3 == 0 {
+			if err := raw.WriteData(id, false, frame(nil)); err != nil { // the others wait for a message
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, method := range []string{"/grpc.health.v1.Health/Watch", "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"} {
+		id := raw.open(t, method)
+		if got := raw.outcomes(t, id)[id]; got.Code() != codes.ResourceExhausted {
+			t.Errorf("one more %s: %v", method, got)
+		}
+	}
+	one := raw.callMessage(t, get)
+	if got := raw.outcomes(t, one)[one]; got.Code() == codes.ResourceExhausted {
+		t.Errorf("a call over that connection: %v", got)
+	}
+	other := dialHTTP2(t, f.grpc, nil)
+	watch := other.open(t, "/grpc.health.v1.Health/Watch")
+	if err := other.WriteData(watch, true, frame(nil)); err != nil {
+		t.Fatal(err)
+	}
+	if status, reset := other.answer(t, watch); reset || status != "200" {
+		t.Errorf("another connection's watch: %s", status)
+	}
+	begun := time.Now()
+	f.terminate()
+	streams := slices.Collect(maps.Keys(open))
+	for id, got := range raw.outcomes(t, streams...) {
+		if got.Code() != codes.Unavailable {
+			t.Errorf("%s ends with %v", open[id], got)
+		}
+	}
+	<-f.exited
+	if took := time.Since(begun); took > 10*time.Second {
+		t.Errorf("it stopped after %v", took)
 	}
 }
 
