@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
@@ -247,7 +248,19 @@ func (f follower) spiffe(cfg *config.Config) (*tls.Config, error) {
 		}
 		return svid.Certificates[0].NotAfter
 	})
+	var changes atomic.Int64
+	go func() {
+		for {
+			select {
+			case <-source.Updated():
+				changes.Add(1)
+			case <-f.ctx.Done():
+				return
+			}
+		}
+	}()
 	return server.TLS(server.Identity{
+		Changed:     func() any { return changes.Load() },
 		Certificate: func() (*tls.Certificate, error) { return tlsconfig.GetCertificate(source)(nil) },
 		Verify:      tlsconfig.VerifyPeerCertificate(x509bundle.Source(source), tlsconfig.AuthorizeAny()),
 		Optional:    cfg.TLSClientAuth == "optional",

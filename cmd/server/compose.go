@@ -156,13 +156,14 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) er
 			CallsPerCaller:    cfg.MaxCallsPerCaller,
 		})
 	calls := told.Calls(teamtokenv1.TeamTokenService_ServiceDesc.ServiceName)
-	inprocess := (&inprocgrpc.Channel{}).WithServerUnaryInterceptor(chain.Unary)
+	unary := server.Tracked(chain.Unary, inprocgrpc.ClientContext)
+	inprocess := (&inprocgrpc.Channel{}).WithServerUnaryInterceptor(unary)
 	if calls != nil {
 		inprocess.WithServerStatsHandler(calls)
 	}
 	inprocess.RegisterService(&teamtokenv1.TeamTokenService_ServiceDesc, svc)
 	unseen := telemetry.NewUnseen(log)
-	rest, err := gateway.New(inprocess, log, unseen, origins(cfg))
+	rest, err := gateway.New(inprocess, log, unseen, origins(cfg), cfg.MaxHeaderBytes)
 	if err != nil {
 		return err
 	}
@@ -178,7 +179,7 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) er
 		HTTP:           server.Listener{Address: cfg.HTTPAddress, Setting: "TEAMTOKEN_HTTP_ADDRESS (--http-address)"},
 		Admin:          server.Listener{Address: cfg.AdminAddress, Setting: "TEAMTOKEN_ADMIN_ADDRESS (--admin-address)"},
 		TLS:            tlsConfig,
-		Unary:          chain.Unary,
+		Unary:          unary,
 		Stream:         chain.Stream,
 		Calls:          calls,
 		Codec:          interceptor.Codec(),

@@ -24,6 +24,24 @@ import (
 // version is set by the linker.
 var version = "devel"
 
+const (
+	// memory is from where on garbage is collected more often than GOGC says, with as
+	// many connections as there may be without a setting. Calls alone never take as
+	// much; a flood of connections would have the heap grow to five times of what lives.
+	memory             = 80 << 20
+	defaultConnections = 1024
+	// connectionMemory is what one more connection on each listener may take.
+	connectionMemory = 2 * 32 << 10
+)
+
+// limitMemory is asked once the settings are read; GOMEMLIMIT goes before it.
+func limitMemory(connections int) {
+	limit := int64(memory + max(0, connections-defaultConnections)*connectionMemory)
+	if os.Getenv("GOMEMLIMIT") == "" && debug.SetMemoryLimit(-1) > limit {
+		debug.SetMemoryLimit(limit)
+	}
+}
+
 func main() {
 	if os.Getenv("GOGC") == "" {
 		// A call leaves some garbage and nothing that lives: the heap is a few
@@ -59,6 +77,7 @@ func run(args []string, env func(string) (string, bool), stdout, stderr io.Write
 		fmt.Fprintf(stderr, "teamtoken-server: %v\n", err)
 		return 2
 	}
+	limitMemory(cfg.MaxConnections)
 	// The first signal stops in order, a second one at once: by then it has its
 	// default meaning again.
 	ctx, stop := context.WithCancel(context.Background())

@@ -41,6 +41,12 @@ var ErrNone = errors.New("authn: the call does not say who makes it")
 // Caller is who makes a call that presents p. Its errors are for the log: they hold
 // nothing that was presented.
 func (a *Authenticator) Caller(ctx context.Context, p caller.Presented) (caller.Caller, error) {
+	if p.Connection != nil {
+		// Whatever else is presented: a handshake with this certificate would be refused.
+		if err := p.Connection.Verified(); err != nil {
+			return caller.Caller{}, fmt.Errorf("authn: %s: %w", caller.Certificate, err)
+		}
+	}
 	if a.options.JWT != nil {
 		if sent := p.Header("authorization"); len(sent) > 0 {
 			return identified(caller.JWT, func() (caller.Caller, error) { return a.options.JWT.caller(ctx, sent) })

@@ -69,12 +69,17 @@ type Presented struct {
 	Peer netip.AddrPort
 	// TLS is of the connection; nil in the clear.
 	TLS *tls.ConnectionState
+	// Connection tells whether TLS is still to be believed; nil if nothing does.
+	Connection Connection
 	// Header returns every value of a header, by its name in lower case.
 	Header func(name string) []string
 	// Refused is the error that the surface refuses the call with; nil if it does not.
 	// The call goes through authentication all the same, so that the audit names
 	// its caller, and ends with this error.
 	Refused error
+	// LongHeaders says that the header list is longer than it may be. The call is
+	// refused for that whoever makes it.
+	LongHeaders bool
 }
 
 type presentedKey struct{}

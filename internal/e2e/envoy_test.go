@@ -1,17 +1,26 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
+	"io"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
+	h2 "golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+	"google.golang.org/grpc/codes"
+
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/reason"
 	"github.com/teamtoken/teamtoken/internal/simulator"
 )
 
@@ -19,12 +28,19 @@ import (
 // way that forward names, and returns where it serves gRPC and REST.
 func envoy(t *testing.T, f *facade, ca *authority, forward string) (grpcAddress, restURL string) {
 	t.Helper()
+	grpcAddress, restURL, _ = sidecar(t, f, ca, forward)
+	return grpcAddress, restURL
+}
+
+// sidecar is envoy, and where its admin is.
+func sidecar(t *testing.T, f *facade, ca *authority, forward string) (grpcAddress, restURL, adminURL string) {
+	t.Helper()
 	port := func(address string) string { return address[strings.LastIndex(address, ":")+1:] }
 	values := map[string]string{
 		"CERT": ca.certFile, "KEY": ca.keyFile, "CA": ca.caFile, "FORWARD": forward, "GRPC_PORT": port(f.grpc), "REST_PORT": port(f.rest),
 	}
-	at, _ := runEnvoy(t, "testdata/envoy.yaml", values)
-	return at["grpc"], "https://" + strings.Replace(at["rest"], "127.0.0.1", "localhost", 1)
+	at, adminURL := runEnvoy(t, "testdata/envoy.yaml", values)
+	return at["grpc"], "https://" + strings.Replace(at["rest"], "127.0.0.1", "localhost", 1), adminURL
 }
 
 // runEnvoy starts a real Envoy with a configuration in which the values replace
@@ -165,6 +181,111 @@ func TestEnvoy(t *testing.T) {
 			})
 		}
 	}
+}
+
+// Two clients of a sidecar share its connection to the program. What the one sends
+// that the program refuses, or that is no gRPC, costs the other nothing: no call, and
+// so no token that was made and is lost.
+func TestACallerBehindEnvoyDisturbsNobody(t *testing.T) {
+	const deployer, stranger = "spiffe://teamtoken.test/ns/ci/sa/deployer", "spiffe://teamtoken.test/ns/ci/sa/stranger"
+	sim, url := newSimulator(t)
+	ca := newAuthority(t)
+	f := start(t, withPolicy(t, sim, url, policyFor(deployer), "TEAMTOKEN_MESH=envoy", "TEAMTOKEN_MESH_PEERS=127.0.0.1/32"))
+	grpcAddress, restURL, admin := sidecar(t, f, ca, "SANITIZE_SET")
+	f.grpc, f.rest = grpcAddress, restURL
+
+	ctx, leave := context.WithCancel(context.Background())
+	var other sync.WaitGroup
+	made := 0
+	client := teamtokenv1.NewTeamTokenServiceClient(f.dialAs(t, ca.holder(t, deployer)))
+	call := func() error {
+		_, err := client.GenerateToken(context.Background(), &teamtokenv1.GenerateTokenRequest{TeamId: simulator.SeedTeam})
+		made++
+		return err
+	}
+	if err := call(); err != nil {
+		t.Fatal(err)
+	}
+	other.Go(func() {
+		for ctx.Err() == nil {
+			if err := call(); err != nil {
+				t.Errorf("the other caller, call %d: %v", made, err)
+				return
+			}
+		}
+	})
+	defer other.Wait()
+	defer leave()
+
+	identity := ca.holder(t, stranger)
+	raw := dialHTTP2(t, grpcAddress, identity)
+	rounds := 5
+	for range rounds {
+		for name, headers := range map[string][]string{
+			"33 KiB":     {"x-more", strings.Repeat("h", 33<<10)},
+			"45 KiB":     {"x-more", strings.Repeat("h", 45<<10)},
+			"59 KiB":     {"x-more", strings.Repeat("h", 59<<10)},
+			"ninety":     slices.Repeat([]string{"x-more", strings.Repeat("h", 600)}, 90),
+			"a JWT":      {"authorization", "Bearer " + strings.Repeat("h", 50<<10)},
+			"request id": {"x-request-id", strings.Repeat("h", 50<<10)},
+		} {
+			stream := raw.callMessage(t, generate, headers...)
+			got := raw.outcomes(t, stream)[stream]
+			if d := reason.DetailsOf(got); got.Code() != codes.ResourceExhausted || d.Reason != "INVALID_FIELD" || d.Outcome != "not_applied" {
+				t.Errorf("headers, %s: %v, %+v", name, got, d)
+			}
+		}
+		path := raw.call(t, http.MethodPost, "/"+strings.Repeat("m", 50<<10)+"/m")
+		if got := raw.outcomes(t, path)[path]; got.Code() != codes.ResourceExhausted {
+			t.Errorf("a long path: %v", got)
+		}
+		// What Envoy forwards and gRPC has not.
+		for _, n := range []int{1, 33 << 10, 55 << 10} {
+			for _, message := range [][]byte{nil, frame(text(1, simulator.SeedTeam))} {
+				stream := raw.open(t, generate)
+				if err := raw.WriteData(stream, false, message); err != nil {
+					t.Fatal(err)
+				}
+				raw.block.Reset()
+				_ = raw.encoder.WriteField(hpack.HeaderField{Name: "x-trailer", Value: strings.Repeat("t", n)})
+				raw.headers(t, stream, true)
+				raw.outcomes(t, stream)
+			}
+		}
+		for _, headers := range [][]string{
+			{"grpc-timeout", "never"}, {"x-bin-bin", "not base64 !"}, {"grpc-encoding", "none"}, {"host", "other"}, {"grpc-accept-encoding", ""},
+		} {
+			stream := raw.callMessage(t, generate, headers...)
+			raw.outcomes(t, stream)
+		}
+		for range 50 { // calls that are left
+			if err := raw.WriteRSTStream(raw.open(t, get), h2.ErrCodeCancel); err != nil {
+				t.Fatal(err)
+			}
+		}
+		resp, err := f.browser(t, identity).Do(func() *http.Request {
+			r := must(http.NewRequest(http.MethodPost, restURL+tokenPath, nil))
+			r.Header.Set("X-More", strings.Repeat("h", 50<<10))
+			return r
+		}())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _ = resp.Body.Close(); resp.StatusCode != http.StatusRequestHeaderFieldsTooLarge {
+			t.Errorf("over REST: %s", resp.Status)
+		}
+	}
+	leave()
+	other.Wait()
+	if made < 10 {
+		t.Errorf("the other caller made %d calls", made)
+	}
+	stats := must(http.Get(admin + "/stats?filter=^cluster.grpc.upstream_cx_total$"))
+	defer stats.Body.Close()
+	if got := strings.TrimSpace(string(must(io.ReadAll(stats.Body)))); got != "cluster.grpc.upstream_cx_total: 1" {
+		t.Errorf("Envoy says %q: all was to go over one connection", got)
+	}
+	t.Logf("the other caller made %d calls", made)
 }
 
 func pick[T any](first bool, a, b T) T {

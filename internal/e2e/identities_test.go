@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/spiffe/go-spiffe/v2/proto/spiffe/workload"
@@ -23,6 +24,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/dynamicpb"
 
@@ -191,19 +193,28 @@ func (a answered) events() string {
 // last is the last line of the audit.
 func (a answered) last() audit.Record { return a.lines[len(a.lines)-1] }
 
-// workloadAPI is a SPIFFE Workload API that has one certificate, for ever.
+// workloadAPI is a SPIFFE Workload API that has one certificate, for ever, and CAs
+// that may change.
 type workloadAPI struct {
 	workload.UnimplementedSpiffeWorkloadAPIServer
 
-	svid *workload.X509SVIDResponse
+	socket  string
+	mu      sync.Mutex
+	svid    *workload.X509SVIDResponse
+	changed chan struct{}
 }
 
 // newWorkloadAPI serves a workload's certificate of a, and a as its trust domain's
 // CA, on a socket.
 func newWorkloadAPI(t *testing.T, a *authority, id string) (socket string) {
 	t.Helper()
+	return startWorkloadAPI(t, a, id).socket
+}
+
+func startWorkloadAPI(t *testing.T, a *authority, id string) *workloadAPI {
+	t.Helper()
 	pair := a.holder(t, id).Certificates[0]
-	w := &workloadAPI{svid: &workload.X509SVIDResponse{Svids: []*workload.X509SVID{{
+	w := &workloadAPI{changed: make(chan struct{}), svid: &workload.X509SVIDResponse{Svids: []*workload.X509SVID{{
 		SpiffeId: id, X509Svid: pair.Certificate[0], X509SvidKey: must(x509.MarshalPKCS8PrivateKey(pair.PrivateKey)), Bundle: a.ca.Raw,
 	}}}}
 	dir := must(os.MkdirTemp("", "spiffe")) // t.TempDir() is too long a name for a socket
@@ -213,7 +224,22 @@ func newWorkloadAPI(t *testing.T, a *authority, id string) (socket string) {
 	workload.RegisterSpiffeWorkloadAPIServer(server, w)
 	go func() { _ = server.Serve(listener) }()
 	t.Cleanup(server.Stop)
-	return "unix://" + listener.Addr().String()
+	w.socket = "unix://" + listener.Addr().String()
+	return w
+}
+
+// trust has the trust domain's CAs be others.
+func (w *workloadAPI) trust(cas ...*authority) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	svid := proto.CloneOf(w.svid)
+	svid.GetSvids()[0].Bundle = nil
+	for _, ca := range cas {
+		svid.GetSvids()[0].Bundle = append(svid.GetSvids()[0].Bundle, ca.ca.Raw...)
+	}
+	w.svid = svid
+	close(w.changed)
+	w.changed = make(chan struct{})
 }
 
 // FetchX509SVID tells who says that he asks for it, and goes on until he leaves.
@@ -221,9 +247,17 @@ func (w *workloadAPI) FetchX509SVID(_ *workload.X509SVIDRequest, stream grpc.Ser
 	if md, _ := metadata.FromIncomingContext(stream.Context()); !slices.Equal(md.Get("workload.spiffe.io"), []string{"true"}) {
 		return status.Error(codes.InvalidArgument, "security header missing")
 	}
-	if err := stream.Send(w.svid); err != nil {
-		return err
+	for {
+		w.mu.Lock()
+		svid, changed := w.svid, w.changed
+		w.mu.Unlock()
+		if err := stream.Send(svid); err != nil {
+			return err
+		}
+		select {
+		case <-changed:
+		case <-stream.Context().Done():
+			return nil
+		}
 	}
-	<-stream.Context().Done()
-	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -18,11 +20,13 @@ import (
 
 	h2 "golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
+	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
 	grpcpeer "google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
 	"github.com/teamtoken/teamtoken/internal/reason"
@@ -292,12 +296,59 @@ func (c *rawHTTP2) until(t *testing.T, meant func(h2.Frame) bool) h2.Frame {
 // call opens a stream with a whole GetToken over gRPC, or what method and path say.
 func (c *rawHTTP2) call(t *testing.T, method, path string, headers ...string) (stream uint32) {
 	t.Helper()
-	return c.start(t, method, path, nil, headers...)
+	if method == http.MethodPost {
+		return c.callMessage(t, path, headers...)
+	}
+	c.fields(method, path, headers...)
+	stream = c.stream()
+	c.headers(t, stream, true)
+	return stream
 }
 
-// start is call, with trailers after it.
+// start is call, with trailers after its message.
 func (c *rawHTTP2) start(t *testing.T, method, path string, trailers []string, headers ...string) (stream uint32) {
 	t.Helper()
+	if trailers == nil {
+		return c.call(t, method, path, headers...)
+	}
+	stream = c.open(t, path, headers...)
+	if err := c.WriteData(stream, false, frame(text(1, simulator.SeedTeam))); err != nil {
+		t.Fatal(err)
+	}
+	c.block.Reset()
+	for i := 0; i < len(trailers); i += 2 {
+		_ = c.encoder.WriteField(hpack.HeaderField{Name: trailers[i], Value: trailers[i+1]})
+	}
+	c.headers(t, stream, true)
+	return stream
+}
+
+// callMessage makes a call over gRPC whose message names the seed's team.
+func (c *rawHTTP2) callMessage(t *testing.T, path string, headers ...string) (stream uint32) {
+	t.Helper()
+	stream = c.open(t, path, headers...)
+	if err := c.WriteData(stream, true, frame(text(1, simulator.SeedTeam))); err != nil {
+		t.Fatal(err)
+	}
+	return stream
+}
+
+// open begins a call over gRPC.
+func (c *rawHTTP2) open(t *testing.T, path string, headers ...string) (stream uint32) {
+	t.Helper()
+	c.fields(http.MethodPost, path, headers...)
+	stream = c.stream()
+	c.headers(t, stream, false)
+	return stream
+}
+
+func (c *rawHTTP2) stream() uint32 {
+	c.next += 2
+	return c.next - 2
+}
+
+// fields makes the header block of a request.
+func (c *rawHTTP2) fields(method, path string, headers ...string) {
 	c.block.Reset()
 	write := func(name, value string) { _ = c.encoder.WriteField(hpack.HeaderField{Name: name, Value: value}) }
 	write(":method", method)
@@ -311,33 +362,68 @@ func (c *rawHTTP2) start(t *testing.T, method, path string, trailers []string, h
 	for i := 0; i < len(headers); i += 2 {
 		write(headers[i], headers[i+1])
 	}
-	stream = c.next
-	c.next += 2
+}
+
+// headers sends the header block.
+func (c *rawHTTP2) headers(t *testing.T, stream uint32, last bool) {
+	t.Helper()
 	block := c.block.Bytes()
 	const most = 16 << 10 // of one frame
 	first := block[:min(most, len(block))]
-	err := c.WriteHeaders(h2.HeadersFrameParam{
-		StreamID: stream, BlockFragment: first, EndHeaders: len(first) == len(block), EndStream: method != http.MethodPost && trailers == nil,
-	})
+	err := c.WriteHeaders(h2.HeadersFrameParam{StreamID: stream, BlockFragment: first, EndHeaders: len(first) == len(block), EndStream: last})
 	for rest := block[len(first):]; len(rest) > 0 && err == nil; {
 		n := min(most, len(rest))
 		err = c.WriteContinuation(stream, n == len(rest), rest[:n])
 		rest = rest[n:]
 	}
-	if method == http.MethodPost {
-		err = errors.Join(err, c.WriteData(stream, trailers == nil, frame(text(1, simulator.SeedTeam))))
-	}
-	if trailers != nil {
-		c.block.Reset()
-		for i := 0; i < len(trailers); i += 2 {
-			write(trailers[i], trailers[i+1])
-		}
-		err = errors.Join(err, c.WriteHeaders(h2.HeadersFrameParam{StreamID: stream, BlockFragment: c.block.Bytes(), EndHeaders: true, EndStream: true}))
-	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	return stream
+}
+
+// outcomes are what gRPC calls end with. Of a stream that is reset it is CANCELLED,
+// and UNAVAILABLE of all that are open when the connection ends.
+func (c *rawHTTP2) outcomes(t *testing.T, streams ...uint32) map[uint32]*status.Status {
+	t.Helper()
+	got := map[uint32]*status.Status{}
+	for len(got) < len(streams) {
+		switch f := c.until(t, func(f h2.Frame) bool {
+			return slices.Contains(streams, f.Header().StreamID) && (f.Header().Type == h2.FrameHeaders || f.Header().Type == h2.FrameRSTStream)
+		}).(type) {
+		case *h2.MetaHeadersFrame:
+			if f.StreamEnded() {
+				got[f.StreamID] = statusOf(t, f)
+			}
+		case *h2.RSTStreamFrame:
+			if got[f.StreamID] == nil {
+				got[f.StreamID] = status.New(codes.Canceled, f.ErrCode.String())
+			}
+		default:
+			for _, s := range streams {
+				if got[s] == nil {
+					got[s] = status.New(codes.Unavailable, "the connection ended")
+				}
+			}
+		}
+	}
+	return got
+}
+
+// statusOf is what trailers tell.
+func statusOf(t *testing.T, f *h2.MetaHeadersFrame) *status.Status {
+	t.Helper()
+	var st spb.Status
+	for _, h := range f.RegularFields() {
+		switch h.Name {
+		case "grpc-status":
+			st.Code = int32(must(strconv.Atoi(h.Value)))
+		case "grpc-status-details-bin":
+			if err := proto.Unmarshal(must(base64.RawStdEncoding.DecodeString(h.Value)), &st); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	return status.FromProto(&st)
 }
 
 // answer is the first of what comes back on a stream, and the status that it tells.
@@ -398,12 +484,11 @@ func TestStreamsPerConnection(t *testing.T) {
 	}
 }
 
-// What is larger than it may be is refused before anything of it goes upstream,
-// and the connection that it came on is of use still, but for its REST headers.
+// A message that is larger than it may be is refused before anything of it goes
+// upstream, and the connection that it came on is of use still.
 func TestSizes(t *testing.T) {
 	sim, url := newSimulator(t)
-	f := limited(t, sim, url, nil, "TEAMTOKEN_MAX_HEADER_BYTES=4096", "TEAMTOKEN_MAX_MESSAGE_BYTES=1024")
-	me := []string{"authorization", "Bearer " + sim.UserToken().Reveal()}
+	f := limited(t, sim, url, nil, "TEAMTOKEN_MAX_MESSAGE_BYTES=1024")
 	ctx := as(t.Context(), sim.UserToken())
 	leave := bystander(t, f, sim.OrganizationToken())
 	defer leave()
@@ -431,25 +516,132 @@ func TestSizes(t *testing.T) {
 			t.Errorf("one that is not: %v", err)
 		}
 	})
-	t.Run("headers over gRPC", func(t *testing.T) {
-		raw := dialHTTP2(t, f.grpc, nil)
-		if got := raw.settings[h2.SettingMaxHeaderListSize]; got != 4096 {
-			t.Errorf("the server says that headers may have %d bytes, want 4096", got)
+}
+
+// longHeaders are requests whose header lists are over the limit of 4096 bytes, up
+// to far over what proxies pass.
+func longHeaders() map[string][]string {
+	many := func(n int) (headers []string) {
+		for i := range n {
+			headers = append(headers, fmt.Sprintf("x-%d", i), "v")
 		}
-		if status, reset := raw.answer(t, raw.call(t, http.MethodPost, get, append(me, "x-more", strings.Repeat("h", 3000))...)); reset || status != "200" {
-			t.Errorf("headers that fit: %s", status)
+		return headers
+	}
+	return map[string][]string{
+		"one that is a little over": {"x-more", strings.Repeat("h", 4200)},
+		"one of 33 KiB":             {"x-more", strings.Repeat("h", 33<<10)},
+		"one of 60 KiB":             {"x-more", strings.Repeat("h", 60<<10)},
+		"one of 200 KiB":            {"x-more", strings.Repeat("h", 200<<10)},
+		"twenty of 3 KiB":           slices.Concat(slices.Repeat([]string{"x-more", strings.Repeat("h", 3<<10)}, 20)),
+		"many that are small":       many(2000),
+		"a JWT of 40 KiB":           {"authorization", "Bearer " + strings.Repeat("h", 40<<10)},
+		"a request id of 40 KiB":    {"x-request-id", strings.Repeat("h", 40<<10)},
+	}
+}
+
+// A call whose headers are too long is refused by itself: others call over the same
+// connection, before, meanwhile and afterwards.
+func TestLongHeaders(t *testing.T) {
+	sim, url := newSimulator(t)
+	a := newAuthority(t)
+	f := limited(t, sim, url, a, "TEAMTOKEN_MAX_HEADER_BYTES=4096")
+	me := []string{"authorization", "Bearer " + sim.UserToken().Reveal()}
+	rest := strings.Replace(strings.TrimPrefix(f.rest, "https://"), "localhost", "127.0.0.1", 1)
+
+	t.Run("grpc", func(t *testing.T) {
+		raw := dialHTTP2(t, f.grpc, a.client())
+		for name, headers := range longHeaders() {
+			t.Run(name, func(t *testing.T) {
+				if headers[0] != "authorization" {
+					headers = append(headers, me...)
+				}
+				before := raw.call(t, http.MethodPost, get, me...)
+				long := raw.callMessage(t, generate, headers...)
+				after := raw.call(t, http.MethodPost, get, me...)
+				got := raw.outcomes(t, before, long, after)
+				d := reason.DetailsOf(got[long])
+				if got[long].Code() != codes.ResourceExhausted || d.Reason != "INVALID_FIELD" || d.Outcome != "not_applied" {
+					t.Errorf("it is answered %v, %+v", got[long], d)
+				}
+				if got[before].Code() != codes.OK || got[after].Code() != codes.OK {
+					t.Errorf("others over its connection: %v, %v", got[before], got[after])
+				}
+			})
 		}
-		raw = dialHTTP2(t, f.grpc, nil)
-		if status, reset := raw.answer(t, raw.call(t, http.MethodPost, get, append(me, "x-more", strings.Repeat("h", 5000))...)); !reset && status == "200" {
-			t.Errorf("headers that do not: %s", status)
+		for name, path := range map[string]string{
+			"a method of the service": "/teamtoken.v1.TeamTokenService/" + strings.Repeat("m", 40<<10),
+			"another method":          "/" + strings.Repeat("m", 40<<10) + "/m",
+			"health":                  "/grpc.health.v1.Health/" + strings.Repeat("m", 40<<10),
+		} {
+			t.Run("a path, "+name, func(t *testing.T) {
+				long, after := raw.call(t, http.MethodPost, path), raw.call(t, http.MethodPost, get, me...)
+				if got := raw.outcomes(t, long, after); got[long].Code() != codes.ResourceExhausted || got[after].Code() != codes.OK {
+					t.Errorf("%v, and another %v", got[long], got[after])
+				}
+			})
+		}
+		// gRPC has no trailers of requests, and a proxy forwards them.
+		for _, n := range []int{1, 33 << 10, 60 << 10, 200 << 10} {
+			for name, message := range map[string][]byte{
+				"with a message": frame(text(1, simulator.SeedTeam)), "without one": nil, "with half a one": frame(text(1, simulator.SeedTeam))[:4],
+			} {
+				t.Run(fmt.Sprintf("trailers of %d bytes, %s", n, name), func(t *testing.T) {
+					before := raw.call(t, http.MethodPost, get, me...)
+					trailed := raw.open(t, get, me...)
+					if err := raw.WriteData(trailed, false, message); err != nil {
+						t.Fatal(err)
+					}
+					raw.block.Reset()
+					_ = raw.encoder.WriteField(hpack.HeaderField{Name: "x-trailer", Value: strings.Repeat("t", n)})
+					raw.headers(t, trailed, true)
+					after := raw.call(t, http.MethodPost, get, append([]string{"x-trailer", "t"}, me...)...)
+					if got := raw.outcomes(t, before, trailed, after); got[before].Code() != codes.OK || got[after].Code() != codes.OK {
+						t.Errorf("others over its connection: %v, %v", got[before], got[after])
+					}
+				})
+			}
 		}
 	})
-	t.Run("headers over REST", func(t *testing.T) {
-		for n, want := range map[int]int{2000: http.StatusOK, 12000: http.StatusRequestHeaderFieldsTooLarge} {
-			r := rawRequest{method: "GET", target: tokenPath, headers: []string{"Authorization: " + me[1], "X-More: " + strings.Repeat("h", n)}}
-			if resp, _ := f.sendREST(t, r); resp.StatusCode != want {
-				t.Errorf("a header of %d bytes: %s, want %d", n, resp.Status, want)
-			}
+	t.Run("rest, HTTP/2", func(t *testing.T) {
+		raw := dialHTTP2(t, rest, a.client())
+		for name, headers := range longHeaders() {
+			t.Run(name, func(t *testing.T) {
+				if status, _ := raw.answer(t, raw.call(t, http.MethodGet, tokenPath, append(headers, me...)...)); status != "431" {
+					t.Errorf("it is answered %s", status)
+				}
+				if status, _ := raw.answer(t, raw.call(t, http.MethodGet, tokenPath, me...)); status != "200" {
+					t.Errorf("another one over its connection: %s", status)
+				}
+			})
+		}
+	})
+	t.Run("rest, HTTP/1.1", func(t *testing.T) {
+		for name, headers := range longHeaders() {
+			t.Run(name, func(t *testing.T) {
+				req := f.request(t.Context(), http.MethodPost, simulator.SeedTeam, sim.UserToken())
+				for i := 0; i < len(headers); i += 2 {
+					req.Header.Add(headers[i], headers[i+1])
+				}
+				config := a.client()
+				transport := &http.Transport{TLSClientConfig: config} // without HTTP/2
+				defer transport.CloseIdleConnections()
+				resp := must((&http.Client{Transport: transport}).Do(req))
+				defer resp.Body.Close()
+				if e := errorsOf(t, resp); resp.StatusCode != http.StatusRequestHeaderFieldsTooLarge || e.Meta.Outcome != "not_applied" || e.Meta.RequestID == "" {
+					t.Errorf("it is answered %s, %+v", resp.Status, e)
+				}
+			})
+		}
+	})
+	t.Run("that fit", func(t *testing.T) {
+		raw := dialHTTP2(t, f.grpc, a.client())
+		call := raw.call(t, http.MethodPost, get, append([]string{"x-more", strings.Repeat("h", 3000)}, me...)...)
+		if got := raw.outcomes(t, call)[call]; got.Code() != codes.OK {
+			t.Errorf("over gRPC: %v", got)
+		}
+		raw = dialHTTP2(t, rest, a.client())
+		if status, _ := raw.answer(t, raw.call(t, http.MethodGet, tokenPath, append([]string{"x-more", strings.Repeat("h", 3000)}, me...)...)); status != "200" {
+			t.Errorf("over REST: %s", status)
 		}
 	})
 }

@@ -33,7 +33,7 @@ func TestTheGatewayItselfFails(t *testing.T) {
 		for method, outcome := range map[string]string{http.MethodPost: `,"outcome":"unknown"`, http.MethodGet: ``} {
 			t.Run(name+"/"+method, func(t *testing.T) {
 				var log bytes.Buffer
-				h, err := New(b, slog.New(slog.NewJSONHandler(&log, nil)), func(string, ...slog.Attr) {}, Origins{})
+				h, err := New(b, slog.New(slog.NewJSONHandler(&log, nil)), func(string, ...slog.Attr) {}, Origins{}, 32<<10)
 				if err != nil {
 					t.Fatal(err)
 				}

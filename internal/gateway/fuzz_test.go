@@ -160,7 +160,7 @@ func FuzzPath(f *testing.F) {
 	}
 	f.Add("PUT", "/api/v2/teams/a/authentication-token")
 	conn := &called{}
-	rest, err := New(conn, slog.New(slog.DiscardHandler), func(string, ...slog.Attr) {}, Origins{})
+	rest, err := New(conn, slog.New(slog.DiscardHandler), func(string, ...slog.Attr) {}, Origins{}, 32<<10)
 	if err != nil {
 		f.Fatal(err)
 	}

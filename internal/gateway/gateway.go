@@ -37,8 +37,8 @@ const maxBody = 64 << 10
 
 // New returns the REST surface of the service that conn reaches. It logs to log
 // what fails in here, and to unseen the requests that name no RPC, and so are not in
-// the audit.
-func New(conn grpc.ClientConnInterface, log *slog.Logger, unseen telemetry.Unseen, origins Origins) (http.Handler, error) {
+// the audit. Requests with more than maxHeaders bytes of headers are refused.
+func New(conn grpc.ClientConnInterface, log *slog.Logger, unseen telemetry.Unseen, origins Origins, maxHeaders int) (http.Handler, error) {
 	e := errorWriter{log, unseen}
 	mux := runtime.NewServeMux(
 		runtime.WithMarshalerOption(runtime.MIMEWildcard, marshaler{}),
@@ -63,7 +63,7 @@ func New(conn grpc.ClientConnInterface, log *slog.Logger, unseen telemetry.Unsee
 			return nil, err
 		}
 	}
-	return front{mux, e}, nil
+	return front{mux, e, maxHeaders}, nil
 }
 
 // ping answers what go-tfe asks for when a client is made: which API this is.
@@ -81,8 +81,9 @@ func discovery(w http.ResponseWriter, _ *http.Request, _ map[string]string) {
 
 // front checks what is to be checked before a request is looked up.
 type front struct {
-	mux    http.Handler
-	errors errorWriter
+	mux        http.Handler
+	errors     errorWriter
+	maxHeaders int // in bytes
 }
 
 func (f front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -106,7 +107,11 @@ func (f front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}()
 	from := presented(r)
 	in := new(request)
-	in.body, in.problem = check(r)
+	if from.LongHeaders = headerBytes(r) > f.maxHeaders; from.LongHeaders {
+		in.problem = &problem{status: http.StatusRequestHeaderFieldsTooLarge, detail: "The headers must be shorter."}
+	} else {
+		in.body, in.problem = check(r)
+	}
 	r = r.WithContext(caller.WithPresented(context.WithValue(r.Context(), requestKey{}, in), from))
 	if in.problem != nil { // grpc-gateway would stop at either of these by itself
 		r.Header.Del("Grpc-Timeout")
@@ -125,7 +130,9 @@ func (f front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // connection and headers, none of which reach the service as metadata.
 func presented(r *http.Request) caller.Presented {
 	peer, _ := netip.ParseAddrPort(r.RemoteAddr) // none of a listener that is no TCP
-	return caller.Presented{Surface: caller.REST, Peer: peer, TLS: r.TLS, Header: r.Header.Values}
+	return caller.Presented{
+		Surface: caller.REST, Peer: peer, TLS: r.TLS, Connection: caller.ConnectionFrom(r.Context()), Header: r.Header.Values,
+	}
 }
 
 // check reads the body, and returns it, or what is wrong with the request.

@@ -179,11 +179,18 @@ func (c *Chain) guarded(
 		}
 	}()
 	message := receivedFrom(ctx)
-	if message.err != nil { // the client has its answer: all that is left is to say whose call it was
+	if message.err != nil || from.LongHeaders { // all that is left is to say whose call it was
 		if _, who, err := c.identified(ctx, from); err == nil {
 			k.madeBy(who)
 		}
-		return nil, message.err
+		switch {
+		case message.err != nil: // the client has its answer
+			return nil, message.err
+		case from.Refused != nil:
+			return nil, from.Refused
+		default:
+			return nil, m.longHeaders()
+		}
 	}
 	if c.stopping.Load() {
 		return nil, m.refused(teamtokenv1.ErrorReason_ERROR_REASON_SHUTTING_DOWN)
@@ -240,6 +247,17 @@ func (m method) outcome(o reason.Outcome) reason.Outcome {
 
 func (m method) refused(r teamtokenv1.ErrorReason) *reason.Error {
 	return &reason.Error{Reason: r, Outcome: m.outcome(reason.NotApplied)}
+}
+
+// longHeaders refuses a call whose headers are too long, by itself, since others may
+// call over its connection.
+func (m method) longHeaders() error {
+	e := m.refused(teamtokenv1.ErrorReason_ERROR_REASON_INVALID_FIELD)
+	e.Violations = []reason.Violation{{Field: "headers", Description: "the header list is longer than this service takes"}}
+	st := e.GRPCStatus().Proto()
+	st.Code = int32(codes.ResourceExhausted)
+	st.Message = "The headers of the call are too long. Nothing was changed. Call again with less metadata."
+	return status.ErrorProto(st)
 }
 
 // margin is what is kept back of a deadline, a tenth of a short one, so that the

@@ -3,13 +3,13 @@ package interceptor
 import (
 	"context"
 	"crypto/sha256"
+	"crypto/tls"
 	"encoding/hex"
 	"net"
 	"net/netip"
 	"strings"
 
 	"github.com/fullstorydev/grpchan/inprocgrpc"
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 
@@ -30,7 +30,7 @@ func presented(ctx context.Context) caller.Presented {
 		}
 		return p
 	}
-	p := caller.Presented{Surface: caller.GRPC, Header: func(name string) []string {
+	p := caller.Presented{Surface: caller.GRPC, LongHeaders: caller.LongHeaders(ctx), Header: func(name string) []string {
 		return metadata.ValueFromIncomingContext(ctx, name)
 	}}
 	if other, ok := peer.FromContext(ctx); ok {
@@ -38,11 +38,17 @@ func presented(ctx context.Context) caller.Presented {
 			at := tcp.AddrPort()
 			p.Peer = netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
 		}
-		if info, ok := other.AuthInfo.(credentials.TLSInfo); ok {
-			p.TLS = &info.State
+		if over, ok := other.AuthInfo.(connection); ok {
+			p.TLS, p.Connection = over.TLS(), over
 		}
 	}
 	return p
+}
+
+// connection is what the gRPC listener has as a peer's AuthInfo.
+type connection interface {
+	caller.Connection
+	TLS() *tls.ConnectionState // nil in the clear
 }
 
 // identified is ctx with who calls, made certain, and with the credential that

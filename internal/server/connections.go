@@ -5,41 +5,87 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
-// stuck is how long one write may wait for its peer to read.
-const stuck = 20 * time.Second
+const (
+	// stuck is how long one write may wait for its peer to read.
+	stuck = 20 * time.Second
+	// newcomers is the part of the connections that is kept for those that have not
+	// carried an identified call: one in two, and half of that is for handshakes.
+	newcomers = 2
+	// enough is how many bytes every handshake begins with: of TLS, of HTTP/2 and of
+	// any request.
+	enough = 24
+	// streamCost is about what an open stream takes in memory: its goroutine, its
+	// state here and in grpc-go or net/http.
+	streamCost = 16 << 10
+	// maxHeld is what streams without a call under way, and bytes of connections that
+	// nobody knows, may take in memory, of both listeners together.
+	maxHeld = 16 << 20
+)
 
-// bounded lets at most limit connections of l be open at a time, so that a flood
-// of them takes a known amount of memory and files. It protects those who
-// speak: to make room for a new connection the oldest is closed that never sent
-// a byte, and where all have sent some the new one is closed, at once. It never
+// A pool is the connections of several listeners, which share memory.
+//
+// It lets at most a number of connections of each listener be open, so that a
+// flood of them takes a known amount of memory and files. To make room for a new
+// one, it closes another one that has no call under way. A call under way is a
+// call of the service that the interceptors have: neither a health watch nor
+// reflection nor a stream whose message has not come is one. Who goes first:
+//
+//   - handshakes (TLS, and the preface of HTTP/2 or the headers of the first
+//     request), which have a share of their own; those with next to nothing said
+//     first, and then the oldest;
+//   - strangers: no call on the connection has been identified, the oldest first,
+//     whatever they have sent since;
+//   - known ones, the longest idle first, while handshakes and strangers together
+//     have less than their share.
+//
+// Only where all have a call under way is the new one closed, at once. It never
 // waits unanswered in the kernel's queue, where its peer could not tell a full
-// server from a slow network and would not try the next replica. refused, if it
-// is not nil, is called for each connection that is closed in either way.
+// server from a slow network and would not try the next replica.
 //
 // There is no share of an address: behind a mesh's sidecar, a load balancer or
 // a NAT all peers have the same, and a share of it would be a lower limit for
-// everybody. Nor is a peer that has sent a byte told from an honest one here:
-// the timeouts of the handshake and of the headers end those that say no more,
-// and the interceptors bound the calls of each caller.
+// everybody.
+//
+// The pool also bounds what peers can have the program hold that have said
+// nothing to identify themselves: when their bytes and streams exceed maxHeld the
+// connection that holds most of it is closed.
+type pool struct {
+	refused func() // nil, or called for each connection that is closed to make room
+
+	mu   sync.Mutex
+	held int
+	open map[*connection]struct{}
+}
+
+func newPool(refused func()) *pool {
+	return &pool{refused: refused, open: map[*connection]struct{}{}}
+}
+
+// bounded lets at most limit connections of l be open at a time.
 //
 // grpc-go sets TCP_USER_TIMEOUT on a *net.TCPConn and on nothing else, so a
 // connection of this listener brings its own end of a peer that does not read:
 // it is closed when one write takes longer than stuck.
-func bounded(l net.Listener, limit int, refused func()) net.Listener {
-	return &connections{Listener: l, limit: limit, refused: refused}
+func (p *pool) bounded(l net.Listener, limit int, age time.Duration) net.Listener {
+	c := &connections{Listener: l, pool: p, limit: limit, age: age}
+	c.share = max(1, limit/newcomers)
+	c.handshakes = max(1, c.share/2)
+	return c
 }
 
 type connections struct {
 	net.Listener
-	limit   int
-	refused func()
+	*pool
+	limit, share, handshakes int
+	age                      time.Duration
 
-	mu     sync.Mutex
-	open   int
-	silent list.List // of *connection, the oldest first
+	// Guarded by pool.mu; the one that goes first stands in front.
+	size                               int
+	silent, shaking, strangers, knowns list.List // of *connection; known ones without a call alone
 }
 
 // Accept waits for a connection for which there is room.
@@ -57,7 +103,9 @@ func (c *connections) Accept() (net.Conn, error) {
 
 // admit returns nil if there is no room.
 func (c *connections) admit(accepted net.Conn) net.Conn {
-	conn := &connection{Conn: accepted, of: c}
+	conn := &connection{Conn: accepted, of: c, since: time.Now(), age: jittered(c.age)}
+	conn.unread = time.AfterFunc(stuck, func() { _ = conn.Close() })
+	conn.unread.Stop()
 	out, ok := c.enter(conn)
 	if out != nil {
 		if c.refused != nil {
@@ -72,49 +120,240 @@ func (c *connections) admit(accepted net.Conn) net.Conn {
 }
 
 // enter counts conn, if there is room or it can be made, and returns whom to
-// close for that: one that was silent, or conn's own socket.
+// close for that: another one, or conn's own socket.
 func (c *connections) enter(conn *connection) (out net.Conn, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.open >= c.limit {
-		oldest := c.silent.Front()
-		if oldest == nil {
+	var victim *connection
+	if c.silent.Len()+c.shaking.Len() >= c.handshakes {
+		if victim = first(&c.silent); victim == nil {
+			victim = first(&c.shaking)
+		}
+	} else if c.size >= c.limit {
+		if victim = c.victim(); victim == nil {
 			return conn.Conn, false
 		}
-		silent := oldest.Value.(*connection)
-		silent.leave()
-		out = silent.Conn
 	}
-	c.open++
-	conn.place = c.silent.PushBack(conn)
-	conn.unread = time.AfterFunc(stuck, func() { _ = conn.Close() })
-	conn.unread.Stop()
+	if victim != nil {
+		victim.leave()
+		out = victim.Conn
+	}
+	c.size++
+	c.open[conn] = struct{}{}
+	conn.move(&c.silent)
 	return out, true
+}
+
+// victim is who makes room, or nil if all have a call under way. The caller
+// holds mu.
+func (c *connections) victim() *connection {
+	order := []*list.List{&c.knowns, &c.strangers, &c.silent, &c.shaking}
+	if c.silent.Len()+c.shaking.Len()+c.strangers.Len() >= c.share {
+		order = []*list.List{&c.strangers, &c.silent, &c.shaking, &c.knowns}
+	}
+	for _, l := range order {
+		if v := first(l); v != nil {
+			return v
+		}
+	}
+	return nil
+}
+
+// first is the first without a call under way. The caller holds mu.
+func first(l *list.List) *connection {
+	for e := l.Front(); e != nil; e = e.Next() {
+		if conn := e.Value.(*connection); conn.busy == 0 {
+			return conn
+		}
+	}
+	return nil
+}
+
+// hold changes what a connection holds. It returns whom to close for that. The
+// caller holds mu.
+func (p *pool) hold(c *connection, n int) (out net.Conn) {
+	if c.left {
+		return nil
+	}
+	c.held += n
+	p.held += n
+	if n <= 0 || p.held <= maxHeld {
+		return nil
+	}
+	var most *connection
+	for other := range p.open {
+		if other.busy == 0 && (most == nil || other.weight() > most.weight()) {
+			most = other
+		}
+	}
+	if most == nil || most.held == 0 {
+		return nil
+	}
+	most.leave()
+	return most.Conn
+}
+
+func (p *pool) evict(out net.Conn) {
+	if out == nil {
+		return
+	}
+	if p.refused != nil {
+		p.refused()
+	}
+	_ = out.Close()
+}
+
+// each calls f with every open connection.
+func (p *pool) each(f func(*connection)) {
+	p.mu.Lock()
+	all := make([]*connection, 0, len(p.open))
+	for conn := range p.open {
+		all = append(all, conn)
+	}
+	p.mu.Unlock()
+	for _, conn := range all {
+		f(conn)
+	}
 }
 
 // connection counts until it is closed, however often that is.
 type connection struct {
 	net.Conn
 	of     *connections
-	unread *time.Timer // runs while something is written
-	spoke  sync.Once
+	since  time.Time
+	age    time.Duration // after which a REST client is to connect anew
+	unread *time.Timer   // runs while something is written
+	known  atomic.Bool   // one of its calls was identified
+	proof  atomic.Pointer[proof]
 
 	// Guarded by of.mu.
-	left  bool
-	place *list.Element // among the silent; nil once it is none of them
+	left     bool
+	busy     int                 // calls under way
+	streams  map[uint32]struct{} // of HTTP/2 that are open, with those of the calls; over gRPC
+	requests int                 // over REST
+	read     int                 // bytes, since there was neither a stream nor a request; of a stranger alone
+	held     int
+	ended    time.Time     // when its last call did
+	in       *list.List    // among whom it stands
+	place    *list.Element // nil once it stands nowhere
 }
 
-// Read tells those who speak from the silent.
+// weight is what it holds, so that a stranger goes before one that is known. The
+// caller holds of.mu.
+func (c *connection) weight() int {
+	if c.known.Load() {
+		return c.held / 8
+	}
+	return c.held
+}
+
+// Read counts what strangers have sent.
 func (c *connection) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
-	if n > 0 {
-		c.spoke.Do(func() {
-			c.of.mu.Lock()
-			defer c.of.mu.Unlock()
-			c.rise()
-		})
+	if n > 0 && !c.known.Load() {
+		c.of.mu.Lock()
+		c.read += n
+		if c.in == &c.of.silent && c.read >= enough {
+			c.move(&c.of.shaking)
+		}
+		out := c.of.hold(c, n)
+		c.of.mu.Unlock()
+		c.of.evict(out)
 	}
 	return n, err
+}
+
+// shaken ends its handshake.
+func (c *connection) shaken() {
+	c.of.mu.Lock()
+	defer c.of.mu.Unlock()
+	if !c.left && (c.in == &c.of.silent || c.in == &c.of.shaking) {
+		c.move(&c.of.strangers)
+	}
+}
+
+// streamBegins counts a stream of a gRPC connection.
+func (c *connection) streamBegins(id uint32) {
+	c.of.mu.Lock()
+	if c.streams == nil {
+		c.streams = map[uint32]struct{}{}
+	}
+	c.streams[id] = struct{}{}
+	out := c.of.hold(c, streamCost)
+	c.of.mu.Unlock()
+	c.of.evict(out)
+}
+
+// streamEnds ends its counting, once.
+func (c *connection) streamEnds(id uint32) {
+	c.of.mu.Lock()
+	defer c.of.mu.Unlock()
+	if _, ok := c.streams[id]; !ok {
+		return
+	}
+	delete(c.streams, id)
+	c.of.hold(c, -streamCost)
+	if len(c.streams) == 0 {
+		c.settle()
+	}
+}
+
+// request counts n more or fewer requests of a REST connection.
+func (c *connection) request(n int) {
+	c.of.mu.Lock()
+	c.requests += n
+	out := c.of.hold(c, n*streamCost)
+	c.of.mu.Unlock()
+	c.of.evict(out)
+}
+
+// quiet says that there is no request, and none has begun.
+func (c *connection) quiet() {
+	c.of.mu.Lock()
+	defer c.of.mu.Unlock()
+	if c.requests == 0 {
+		c.settle()
+	}
+}
+
+// settle forgets what was read. The caller holds of.mu.
+func (c *connection) settle() {
+	c.of.hold(c, -c.read)
+	c.read = 0
+}
+
+// begin counts a call under way. It is false if the connection was closed.
+func (c *connection) begin() bool {
+	c.of.mu.Lock()
+	defer c.of.mu.Unlock()
+	if c.left {
+		return false
+	}
+	c.busy++
+	c.of.hold(c, -streamCost) // its memory is bounded as the calls of its caller are
+	if c.known.Load() && c.in != nil {
+		c.move(nil)
+	}
+	return true
+}
+
+// end ends a call under way. identified says that the call told who makes it.
+func (c *connection) end(identified bool) {
+	c.of.mu.Lock()
+	c.busy--
+	c.ended = time.Now()
+	out := c.of.hold(c, streamCost)
+	if !c.left {
+		if identified && !c.known.Load() {
+			c.settle()
+			c.known.Store(true)
+		}
+		if c.known.Load() && c.busy == 0 {
+			c.move(&c.of.knowns)
+		}
+	}
+	c.of.mu.Unlock()
+	c.of.evict(out)
 }
 
 // Write closes the connection if its peer does not read.
@@ -145,17 +384,23 @@ func (c *connection) Close() error {
 
 // leave ends its counting. The caller holds of.mu.
 func (c *connection) leave() {
-	if !c.left {
-		c.left = true
-		c.of.open--
+	if c.left {
+		return
 	}
-	c.rise()
+	c.of.hold(c, -c.held)
+	c.left = true
+	c.of.size--
+	delete(c.of.open, c)
+	c.move(nil)
 }
 
-// rise takes it from among the silent. The caller holds of.mu.
-func (c *connection) rise() {
+// move takes it to the end of a list, or out of all. The caller holds of.mu.
+func (c *connection) move(to *list.List) {
 	if c.place != nil {
-		c.of.silent.Remove(c.place)
-		c.place = nil
+		c.in.Remove(c.place)
+		c.in, c.place = nil, nil
+	}
+	if to != nil {
+		c.in, c.place = to, to.PushBack(c)
 	}
 }

@@ -35,11 +35,11 @@ func guard(t *testing.T, limit int) *guarded {
 		t.Fatal(err)
 	}
 	g := &guarded{in: map[string]net.Conn{}}
-	g.Listener = bounded(l, limit, func() {
+	g.Listener = newPool(func() {
 		g.mu.Lock()
 		defer g.mu.Unlock()
 		g.refused++
-	})
+	}).bounded(l, limit, time.Hour)
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -94,8 +94,9 @@ func hears(t *testing.T, peer net.Conn) string {
 	return string(b[:n])
 }
 
-// A script is of peers by name: "a" connects, "a!" sends a byte, "a-" is closed
-// by the server.
+// A script is of peers by name: "a" connects; "a." sends a byte and "a!" many, of its
+// handshake; "a+" has made its handshake; "a(" begins a call, which "a)" ends and "a="
+// ends as one that was identified; "a-" is closed by the server.
 func TestWhoIsLetIn(t *testing.T) {
 	for _, c := range []struct {
 		name    string
@@ -104,20 +105,27 @@ func TestWhoIsLetIn(t *testing.T) {
 		open    string
 		refused int
 	}{
-		{"there is room", 2, "a b", "a b", 0},
-		{"the oldest that is silent makes room", 2, "a b c", "b c", 1},
-		{"and then the next", 2, "a b c d", "c d", 2},
-		{"who has sent a byte stays", 2, "a a! b c", "a c", 1},
-		{"and stays however many come", 2, "a a! b c d e f", "a f", 4},
-		{"where all have spoken the new one is refused", 2, "a a! b b! c", "a b", 1},
-		{"and so is the next", 2, "a a! b b! c d", "a b", 2},
-		{"to speak twice is to speak once", 2, "a a! a! b c", "a c", 1},
-		{"who leaves makes room", 2, "a a! b b! a- c", "b c", 0},
-		{"a silent one that leaves makes room", 2, "a b a- c", "b c", 0},
-		{"who leaves twice makes room once", 2, "a a! b b! a- a- c c! d", "b c", 1},
-		{"who was put out and leaves makes no more room", 2, "a b c a- b! c! d", "b c", 2},
+		{"there is room", 8, "a b", "a b", 0},
+		{"of handshakes, one that says nothing goes", 8, "a a! b c", "a c", 1},
+		{"or next to nothing", 8, "a a! b b. c c!", "a c", 1},
+		{"and then the oldest", 8, "a a! b b! c", "b c", 1},
+		{"handshakes take no room of others", 8, "a a+ b b+ c c+ d e f", "a b c e f", 1},
+		{"where it is full, the oldest stranger goes", 4, "a a+ b b+ c c+ d d+ e", "b c d e", 1},
+		{"and then the next", 4, "a a+ b b+ c c+ d d+ e e+ f", "c d e f", 2},
+		{"a stranger that speaks is no younger for it", 4, "a a+ b b+ c c+ d d+ a! a. e", "b c d e", 1},
+		{"nor by calls of nobody", 4, "a a+ b b+ c c+ d d+ a( a) e", "b c d e", 1},
+		{"a stranger with a call stays", 4, "a a+ a( b b+ c c+ d d+ e", "a c d e", 1},
+		{"known ones stay before strangers", 4, "a a+ a( a= b b+ c c+ d d+ e", "a c d e", 1},
+		{"but leave newcomers their share", 4, "a a+ a( a= b b+ b( b= c c+ c( c= d d+ e", "b c d e", 1},
+		{"the longest idle of them goes", 4, "a a+ a( a= b b+ b( b= c c+ c( c= d d+ a( a= e", "a c d e", 1},
+		{"one with a call stays", 4, "a a+ a( a= b b+ b( b= c c+ c( c= d d+ a( b( e", "a b d e", 1},
+		{"where all have a call the new one is refused", 4, "a a+ a( b b+ b( c c+ c( d d+ d( e", "a b c d", 1},
+		{"one call of two goes on", 4, "a a+ a( a( a= b b+ b( c c+ c( d d+ d( e", "a b c d", 1},
+		{"who leaves makes room", 4, "a a+ a( b b+ b( c c+ c( d d+ d( a- e", "b c d e", 0},
+		{"who leaves twice makes room once", 4, "a a+ a( b b+ b( c c+ c( d d+ d( a- a- e e+ e( f", "b c d e", 1},
+		{"who was put out and leaves makes no more room", 4, "a a+ b b+ c c+ d d+ e e+ a- b( c( d( e( f", "b c d e", 2},
 		{"room for one", 1, "a b", "b", 1},
-		{"room for one that speaks", 1, "a a! b", "a", 1},
+		{"room for one with a call", 1, "a a+ a( b", "a", 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			g := guard(t, c.limit)
@@ -129,13 +137,20 @@ func TestWhoIsLetIn(t *testing.T) {
 				case "":
 					peers[name], _ = g.dial(t)
 					names = append(names, name)
-				case "!":
-					if _, err := io.WriteString(peers[name], "x"); err != nil {
+				case ".", "!":
+					what := strings.Repeat("x", map[string]int{".": 1, "!": enough}[act])
+					if _, err := io.WriteString(peers[name], what); err != nil {
 						t.Fatal(err)
 					}
-					if _, err := io.ReadFull(g.server(peers[name]), make([]byte, 1)); err != nil {
+					if _, err := io.ReadFull(g.server(peers[name]), make([]byte, len(what))); err != nil {
 						t.Fatal(err)
 					}
+				case "+":
+					g.server(peers[name]).(*connection).shaken()
+				case "(":
+					g.server(peers[name]).(*connection).begin()
+				case ")", "=":
+					g.server(peers[name]).(*connection).end(act == "=")
 				case "-":
 					_ = g.server(peers[name]).Close()
 				}
@@ -188,13 +203,18 @@ func TestRoomAfterAStorm(t *testing.T) {
 		})
 	}
 	storm.Wait()
+	pool := g.Listener.(*connections).pool
+	if pool.mu.Lock(); pool.held != 0 {
+		t.Errorf("%d bytes are still held", pool.held)
+	}
+	pool.mu.Unlock()
 	var in []bool
 	for range limit + 1 {
 		peer, ok := g.dial(t)
 		in = append(in, ok)
 		if ok {
-			_, _ = io.WriteString(peer, "x")
-			_, _ = g.server(peer).Read(make([]byte, 1))
+			g.server(peer).(*connection).shaken()
+			g.server(peer).(*connection).begin()
 		}
 	}
 	if want := append(slices.Repeat([]bool{true}, limit), false); !slices.Equal(in, want) {
@@ -237,7 +257,7 @@ func (p pipes) Addr() net.Addr            { return nil }
 func TestPeerThatDoesNotRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := make(pipes, 1)
-		l := bounded(p, 1, nil)
+		l := newPool(nil).bounded(p, 1, time.Hour)
 		peer, served := net.Pipe()
 		defer peer.Close()
 		p <- served

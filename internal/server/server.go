@@ -33,7 +33,8 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
 	"google.golang.org/grpc/stats"
-	"google.golang.org/grpc/tap"
+
+	"github.com/teamtoken/teamtoken/internal/caller"
 )
 
 // Options is what a Server needs; all but TLS, Calls, Reflection and Pprof must be set.
@@ -96,7 +97,17 @@ type Limits struct {
 	PingInterval       time.Duration // the shortest of clients; by default grpc-go cuts off who pings within 5 minutes
 }
 
+// transportHeaders is the limit of one header list at which its connection ends.
+func (l Limits) transportHeaders() int { return max(headersOfProxies, l.HeaderBytes) }
+
 const (
+	// headersOfProxies is how long header lists may be without an end of the
+	// connection, which others may share: Envoy passes 60 KiB as it comes, and counts 32
+	// bytes less for each header.
+	headersOfProxies = 512 << 10
+	// window is how much a peer may send ahead, of each stream and of each connection: a
+	// message or a body is no longer.
+	window = 64 << 10
 	// readBuffer is of each gRPC connection, from its first moment: grpc-go's own
 	// 32 KiB would be what thousands of silent ones take.
 	readBuffer    = 4 << 10
@@ -115,6 +126,8 @@ type Server struct {
 	http, admin       *http.Server
 	health            *health.Server
 	ready             readiness
+	pool              *pool
+	watches           watches
 	onGRPC, onHTTP    net.Listener
 	onAdmin           net.Listener
 	GRPCAddr, RESTURL string // where it listens
@@ -134,31 +147,34 @@ func New(o Options) (*Server, error) {
 			return nil, fmt.Errorf("cannot listen on %s: %w; change %s, or stop what listens there", l.Address, err, l.Setting)
 		}
 	}
-	s.onGRPC = bounded(s.onGRPC, o.Limits.Connections, o.Refused)
-	s.onHTTP = bounded(s.onHTTP, o.Limits.Connections, o.Refused)
-	scheme := "http://"
+	s.pool = newPool(o.Refused)
+	s.onGRPC = s.pool.bounded(s.onGRPC, o.Limits.Connections, o.Limits.ConnectionAge)
+	s.onHTTP = s.pool.bounded(s.onHTTP, o.Limits.Connections, o.Limits.ConnectionAge)
+	scheme, creds := "http://", insecure.NewCredentials()
 	options := []grpc.ServerOption{
 		grpc.UnaryInterceptor(o.Unary),
-		grpc.StreamInterceptor(o.Stream),
+		grpc.StreamInterceptor(ending(o.Stream)),
 		grpc.ForceServerCodecV2(o.Codec),
 		grpc.MaxRecvMsgSize(o.Limits.MessageBytes),
-		grpc.MaxHeaderListSize(uint32(o.Limits.HeaderBytes)), //nolint:gosec // settings are far from its end
-		grpc.MaxConcurrentStreams(uint32(o.Limits.Streams)),  //nolint:gosec // as above
+		grpc.MaxHeaderListSize(uint32(o.Limits.transportHeaders())), //nolint:gosec // settings are far from its end
+		grpc.MaxConcurrentStreams(uint32(o.Limits.Streams)),         //nolint:gosec // as above
 		grpc.ConnectionTimeout(o.Limits.HandshakeTimeout),
 		grpc.NumStreamWorkers(streamWorkers),
-		grpc.ReadBufferSize(readBuffer),
+		grpc.ReadBufferSize(0), // framed has one
+		grpc.SharedWriteBuffer(true),
+		grpc.StaticStreamWindowSize(window),
+		grpc.StaticConnWindowSize(window),
 		grpc.WaitForHandlers(true),
 		grpc.KeepaliveParams(keepalive.ServerParameters{
 			MaxConnectionAge: o.Limits.ConnectionAge, MaxConnectionAgeGrace: o.Limits.ConnectionAgeGrace,
 			MaxConnectionIdle: o.Limits.IdleTimeout,
 		}),
-		grpc.InTapHandle(s.tapped),
+		grpc.InTapHandle(s.admit),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: o.Limits.PingInterval, PermitWithoutStream: true}),
 	}
 	if o.Calls != nil {
 		options = append(options, grpc.StatsHandler(o.Calls))
 	}
-	creds := insecure.NewCredentials()
 	if o.TLS != nil {
 		scheme = "https://"
 		creds = credentials.NewTLS(o.TLS)
@@ -167,7 +183,7 @@ func New(o Options) (*Server, error) {
 	s.GRPCAddr, s.RESTURL = s.onGRPC.Addr().String(), scheme+s.onHTTP.Addr().String()
 	s.AdminURL = "http://" + s.onAdmin.Addr().String()
 
-	s.grpc = grpc.NewServer(append(options, grpc.Creds(watching{creds, o.Unseen}))...)
+	s.grpc = grpc.NewServer(append(options, grpc.Creds(handshaker{creds, o.Unseen}))...)
 	s.grpc.RegisterService(marked(*o.Service), o.Implementation)
 	grpc_health_v1.RegisterHealthServer(s.grpc, s.health)
 	s.health.SetServingStatus(o.Service.ServiceName, grpc_health_v1.HealthCheckResponse_SERVING)
@@ -175,36 +191,18 @@ func New(o Options) (*Server, error) {
 		reflection.Register(s.grpc)
 	}
 	s.methods = methodsOf(s.grpc)
-	s.http = s.newHTTP(o.REST, o.MaxCall+o.Limits.ReadTimeout)
-	unseen(o.Unseen).watch(s.http)
+	s.http = s.newHTTP(s.tracked(o.REST), o.MaxCall+o.Limits.ReadTimeout)
 	s.http.TLSConfig = o.TLS
+	s.http.ConnState = stateOf
+	s.http.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+		if conn := netConn(c); conn != nil {
+			ctx = caller.WithConnection(ctx, conn)
+		}
+		return ctx
+	}
+	unseen(o.Unseen).watch(s.http)
 	s.admin = s.newHTTP(s.adminHandler(), time.Minute+o.Limits.ReadTimeout) // a CPU profile takes 30 s
 	return s, nil
-}
-
-// tapped is asked of every call, as soon as its headers have come. It must not wait.
-func (s *Server) tapped(ctx context.Context, call *tap.Info) (context.Context, error) {
-	if !s.methods[call.FullMethodName] {
-		unseen(s.options.Unseen).call(ctx, noMethod)
-		return ctx, nil // grpc-go answers it
-	}
-	ctx, err := s.options.bounded(ctx, call)
-	if err == nil && strings.HasPrefix(call.FullMethodName, "/"+s.options.Service.ServiceName+"/") {
-		ctx = unseen(s.options.Unseen).reaches(ctx)
-	}
-	return ctx, err
-}
-
-// bounded ends a call whose message does not come. The interceptors, and their
-// deadline, are asked only when it is there. Streams of health and reflection
-// may last.
-func (o *Options) bounded(ctx context.Context, call *tap.Info) (context.Context, error) {
-	if !strings.HasPrefix(call.FullMethodName, "/"+o.Service.ServiceName+"/") {
-		return ctx, nil
-	}
-	timed, cancel := context.WithTimeout(ctx, o.MaxCall+o.Limits.ReadTimeout) //nolint:gosec // ctx ends with the stream, and this with it
-	_ = cancel
-	return timed, nil
 }
 
 func (s *Server) newHTTP(h http.Handler, write time.Duration) *http.Server {
@@ -214,9 +212,12 @@ func (s *Server) newHTTP(h http.Handler, write time.Duration) *http.Server {
 		ReadTimeout:       s.options.Limits.ReadTimeout,
 		WriteTimeout:      write,
 		IdleTimeout:       s.options.Limits.IdleTimeout,
-		MaxHeaderBytes:    s.options.Limits.HeaderBytes,
-		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: s.options.Limits.Streams},
-		ErrorLog:          slog.NewLogLogger(s.options.Log.Handler(), slog.LevelDebug),
+		MaxHeaderBytes:    s.options.Limits.transportHeaders(),
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams: s.options.Limits.Streams, MaxReadFrameSize: 16 << 10,
+			MaxReceiveBufferPerConnection: window, MaxReceiveBufferPerStream: window,
+		},
+		ErrorLog: slog.NewLogLogger(s.options.Log.Handler(), slog.LevelDebug),
 	}
 }
 
@@ -248,6 +249,17 @@ func (s *Server) Run(ctx context.Context) error {
 	group.Go(func() error { return s.grpc.Serve(s.onGRPC) })
 	group.Go(func() error { return serveHTTP(s.http, s.onHTTP) })
 	group.Go(func() error { return serveHTTP(s.admin, s.onAdmin) })
+	group.Go(func() error {
+		for tick := time.NewTicker(looking); ; {
+			select {
+			case now := <-tick.C:
+				s.pool.retire(now)
+			case <-failed.Done():
+				tick.Stop()
+				return nil
+			}
+		}
+	})
 	group.Go(func() error {
 		<-failed.Done()
 		s.stop(ctx.Err() != nil)
@@ -320,6 +332,7 @@ func (s *Server) stop(asked bool) {
 		time.Sleep(d)
 	}
 	s.options.Stopping()
+	s.watches.stop()
 	s.options.Log.Info("stopping: new calls are refused, those under way are answered", "at_most_seconds", grace.Seconds())
 
 	ctx, cancel := context.WithTimeout(context.Background(), grace)

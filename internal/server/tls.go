@@ -3,6 +3,10 @@ package server
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
+	"net"
+	"sync/atomic"
+	"time"
 
 	"github.com/teamtoken/teamtoken/internal/ciphers"
 )
@@ -14,8 +18,10 @@ type Identity struct {
 	// ClientCAs are those that clients' certificates must come from. Nil asks for no
 	// certificate, unless there is Verify.
 	ClientCAs func() *x509.CertPool
-	// Verify checks clients' certificates in place of ClientCAs.
-	Verify func(raw [][]byte, _ [][]*x509.Certificate) error
+	// Verify checks clients' certificates in place of ClientCAs. Changed returns another
+	// value whenever Verify may come to another result than before.
+	Verify  func(raw [][]byte, _ [][]*x509.Certificate) error
+	Changed func() any
 	// Optional lets in clients without a certificate.
 	Optional bool
 }
@@ -28,34 +34,155 @@ func TLS(id Identity) *tls.Config {
 			return id.Certificate()
 		},
 	})
-	switch {
-	case id.Verify != nil:
-		base.ClientAuth = tls.RequireAnyClientCert
-		if id.Optional {
-			base.ClientAuth = tls.RequestClientCert
-		}
-		base.VerifyConnection = func(state tls.ConnectionState) error { // of each handshake, resumed ones too
-			if len(state.PeerCertificates) == 0 && id.Optional {
-				return nil
+	if id.Verify == nil && id.ClientCAs == nil {
+		return base
+	}
+	verify := id.verifier()
+	outer := base.Clone()
+	outer.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		inner := base.Clone()
+		if id.Verify != nil {
+			inner.ClientAuth = tls.RequireAnyClientCert
+			if id.Optional {
+				inner.ClientAuth = tls.RequestClientCert
 			}
-			raw := make([][]byte, 0, len(state.PeerCertificates))
-			for _, certificate := range state.PeerCertificates {
-				raw = append(raw, certificate.Raw)
+		} else {
+			inner.ClientCAs = id.ClientCAs()
+			inner.ClientAuth = tls.RequireAndVerifyClientCert
+			if id.Optional {
+				inner.ClientAuth = tls.VerifyClientCertIfGiven
+			}
+		}
+		// Of each handshake, resumed ones too: a session's ticket outlives the CA that its
+		// certificate was verified by.
+		inner.VerifyConnection = func(state tls.ConnectionState) error {
+			if len(state.PeerCertificates) == 0 {
+				return nil // which ClientAuth has allowed
+			}
+			p := &proof{certificates: state.PeerCertificates, verifier: verify}
+			if err := p.check(time.Now()); err != nil {
+				return err
+			}
+			if conn, ok := hello.Conn.(*connection); ok {
+				conn.proof.Store(p)
+			}
+			return nil
+		}
+		return inner, nil
+	}
+	return outer
+}
+
+// verifier is how clients' certificates are verified at present, and a value that
+// is another one when that may come to another result.
+type verifier struct {
+	verify  func([]*x509.Certificate, time.Time) error
+	changed func() any
+}
+
+func (id Identity) verifier() verifier {
+	if id.Verify != nil {
+		return verifier{func(certificates []*x509.Certificate, _ time.Time) error {
+			raw := make([][]byte, 0, len(certificates))
+			for _, c := range certificates {
+				raw = append(raw, c.Raw)
 			}
 			return id.Verify(raw, nil)
-		}
-	case id.ClientCAs != nil:
-		base.ClientAuth = tls.RequireAndVerifyClientCert
-		if id.Optional {
-			base.ClientAuth = tls.VerifyClientCertIfGiven
-		}
-		outer := base.Clone()
-		outer.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
-			inner := base.Clone()
-			inner.ClientCAs = id.ClientCAs()
-			return inner, nil
-		}
-		return outer
+		}, id.Changed}
 	}
-	return base
+	return verifier{func(certificates []*x509.Certificate, now time.Time) error {
+		o := x509.VerifyOptions{
+			Roots: id.ClientCAs(), Intermediates: x509.NewCertPool(), CurrentTime: now,
+			KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+		}
+		for _, c := range certificates[1:] {
+			o.Intermediates.AddCert(c)
+		}
+		_, err := certificates[0].Verify(o)
+		return err
+	}, func() any { return id.ClientCAs() }}
+}
+
+// recheck is how long a verification holds at most, by which the end of a CA's own
+// time is noticed.
+const recheck = 15 * time.Second
+
+// errOutlived tells of a connection what a handshake would now be refused for.
+var errOutlived = errors.New("the client's certificate is not verified any more: its CA was removed, or its time is over")
+
+// proof is that the client's certificate of a connection is verified.
+type proof struct {
+	verifier
+	certificates []*x509.Certificate
+	last         atomic.Pointer[verdict]
+}
+
+// verdict is of one verification.
+type verdict struct {
+	err   error
+	by    any       // what changed was
+	until time.Time // when it is to be made again
+}
+
+// check verifies the certificates, unless that was done lately and nothing has
+// changed since. Once they have failed they fail for good: the client is to
+// connect anew.
+func (p *proof) check(now time.Time) error {
+	by := p.changed()
+	if last := p.last.Load(); last != nil && (last.err != nil || last.by == by && now.Before(last.until)) {
+		return last.err
+	}
+	next := &verdict{by: by, until: now.Add(recheck)}
+	for _, c := range p.certificates {
+		if c.NotAfter.Before(next.until) {
+			next.until = c.NotAfter
+		}
+	}
+	if err := p.verify(p.certificates, now); err != nil {
+		next.err = err
+	}
+	p.last.Store(next)
+	return next.err
+}
+
+// Verified returns why the client's certificate is believed no more, although the
+// handshake verified it.
+func (c *connection) Verified() error {
+	if p := c.proof.Load(); p != nil && p.check(time.Now()) != nil {
+		return errOutlived // and no more: what x509 says quotes the certificate
+	}
+	return nil
+}
+
+const (
+	// looking is how often it is looked whose certificate is believed no more.
+	looking = time.Second
+	// answered is how long after its last call's end a connection is closed, so that
+	// the answer gets out.
+	answered = 2 * time.Second
+)
+
+// retire closes connections whose certificate is believed no more, when they have
+// no call under way. Their calls are refused already.
+func (p *pool) retire(now time.Time) {
+	p.each(func(c *connection) {
+		if c.proof.Load() == nil || c.Verified() == nil {
+			return
+		}
+		c.of.mu.Lock()
+		ready := c.busy == 0 && now.Sub(c.ended) > answered
+		c.of.mu.Unlock()
+		if ready {
+			_ = c.Close()
+		}
+	})
+}
+
+// netConn is the connection of this package beneath c.
+func netConn(c net.Conn) *connection {
+	if over, ok := c.(*tls.Conn); ok {
+		c = over.NetConn()
+	}
+	conn, _ := c.(*connection)
+	return conn
 }

@@ -12,7 +12,6 @@ import (
 
 	"golang.org/x/net/http2"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
 )
 
@@ -84,101 +83,21 @@ func methodsOf(s *grpc.Server) map[string]bool {
 	return names
 }
 
-// watching are credentials whose connections are watched, inside of TLS.
-type watching struct {
-	credentials.TransportCredentials
-
-	unseen unseen
-}
-
-func (w watching) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	conn, info, err := w.TransportCredentials.ServerHandshake(raw)
-	if err != nil {
-		return conn, info, err
-	}
-	return &watched{Conn: conn, unseen: w.unseen, need: frameHead}, info, nil
-}
-
-func (w watching) Clone() credentials.TransportCredentials {
-	return watching{w.TransportCredentials.Clone(), w.unseen}
-}
-
-// watched reads in the frames that grpc-go sends what it refuses by itself. It
-// decodes no headers, which would cost each call and connection, but looks at the first
-// field of each block, which HPACK writes in one way where it is `:status: 200`
-// or `:status: 400`, and in another where it is a status that this connection has not had
-// yet. So of several calls with a wrong content type or HTTP method on one connection
-// the first is told.
-//
-// One goroutine at a time writes, and one reads.
-type watched struct {
-	net.Conn
-
-	unseen unseen
-	greets int // bytes of the client's preface that have come
-
-	head       [frameHead + maxLook]byte // of the frame that is being written, and what of its body is looked at
-	have, need int                       // bytes of head
-	left       int                       // bytes of the body that are not looked at
-}
-
+// HPACK, RFC 7541: a whole field of the static table, a literal with a name of it, which
+// the table has seven times, and changes of the table's size, with which a block may
+// begin and whose numbers may take several bytes.
 const (
-	frameHead = 9 // bytes
-	maxLook   = 8
-	// HPACK, RFC 7541: a whole field of the static table, and a literal with a name of it,
-	// which the table has seven times.
 	status400, literalStatus, literalStatusEnd = 0x8c, 0x48, 0x4e
-	// A block may begin with changes of the table's size, whose numbers may take several bytes.
-	sizeChange, sizeChangeMask, sizeMax, more = 0x20, 0xe0, 0x1f, 0x80
+	sizeChange, sizeChangeMask, sizeMax, more  = 0x20, 0xe0, 0x1f, 0x80
 )
 
-func (w *watched) Read(b []byte) (int, error) {
-	n, err := w.Conn.Read(b)
-	for i := 0; i < n && w.greets < len(http2.ClientPreface); i++ {
-		if b[i] != http2.ClientPreface[w.greets] {
-			w.greets = len(http2.ClientPreface)
-			w.unseen(notHTTP2, from(w.RemoteAddr()))
-			break
-		}
-		w.greets++
-	}
-	return n, err
-}
-
-func (w *watched) Write(b []byte) (int, error) {
-	for rest := b; len(rest) > 0; {
-		if w.have < w.need {
-			n := copy(w.head[w.have:w.need], rest)
-			w.have, rest = w.have+n, rest[n:]
-			if w.have < w.need {
-				break
-			}
-			if w.need == frameHead {
-				length := int(w.head[0])<<16 | int(w.head[1])<<8 | int(w.head[2])
-				look := 0
-				switch http2.FrameType(w.head[3]) {
-				case http2.FrameHeaders, http2.FrameRSTStream, http2.FrameGoAway:
-					look = min(length, maxLook)
-				}
-				w.need, w.left = frameHead+look, length-look
-				if look > 0 {
-					continue
-				}
-			} else {
-				w.frame(http2.FrameType(w.head[3]), w.head[frameHead:w.need])
-			}
-		}
-		n := min(w.left, len(rest))
-		if w.left, rest = w.left-n, rest[n:]; w.left == 0 {
-			w.have, w.need = 0, frameHead
-		}
-	}
-	return w.Conn.Write(b)
-}
-
-// frame looks at the begin of a frame's body.
-func (w *watched) frame(kind http2.FrameType, body []byte) {
-	message := ""
+// refusal says what the begin of a frame that grpc-go sends tells of a call that it
+// refuses by itself, if anything. It decodes no headers, which would cost each call and
+// connection, but looks at the first field of each block, which HPACK writes in one way
+// where it is `:status: 200` or `:status: 400`, and in another where it is a status that
+// this connection has not had yet. So of several calls with a wrong content type or HTTP
+// method on one connection the first is told.
+func refusal(kind http2.FrameType, body []byte) (message string) {
 	switch kind {
 	case http2.FrameHeaders:
 		for len(body) > 0 && body[0]&sizeChangeMask == sizeChange {
@@ -199,9 +118,7 @@ func (w *watched) frame(kind http2.FrameType, body []byte) {
 			message = goneAway
 		}
 	}
-	if message != "" {
-		w.unseen(message, from(w.RemoteAddr()))
-	}
+	return message
 }
 
 func number(b []byte) uint32 {

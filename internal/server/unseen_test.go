@@ -14,7 +14,7 @@ import (
 
 // What grpc-go refuses is read in what it sends, however that is cut into writes, and
 // no good answer is taken for a refusal.
-func TestWatched(t *testing.T) {
+func TestRefusalsOfTheTransport(t *testing.T) {
 	var sent, block bytes.Buffer
 	framer, encoder := http2.NewFramer(&sent, nil), hpack.NewEncoder(&block)
 	headers := func(stream uint32, end bool, fields ...string) {
@@ -56,7 +56,7 @@ func TestWatched(t *testing.T) {
 		}
 		var got []string
 		to := &kept{}
-		w := &watched{Conn: to, need: frameHead, unseen: func(message string, _ ...slog.Attr) { got = append(got, message) }}
+		w := newFramed(to, &connection{Conn: to, of: &connections{pool: newPool(nil), limit: 1}}, func(message string, _ ...slog.Attr) { got = append(got, message) })
 		for rest := sent.Bytes(); len(rest) > 0; {
 			n, err := w.Write(rest[:min(size, len(rest))])
 			if err != nil || n == 0 {

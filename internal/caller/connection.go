@@ -1,0 +1,34 @@
+package caller
+
+import "context"
+
+// Connection is what a call came over.
+type Connection interface {
+	// Verified returns why the client's certificate is believed no more, although the
+	// handshake verified it: its CA was removed since, or its time is over.
+	Verified() error
+}
+
+type connectionKey struct{}
+
+// WithConnection returns a context of requests that come over c.
+func WithConnection(ctx context.Context, c Connection) context.Context {
+	return context.WithValue(ctx, connectionKey{}, c)
+}
+
+// ConnectionFrom is what the request of ctx came over; nil if WithConnection did
+// not make ctx.
+func ConnectionFrom(ctx context.Context) Connection {
+	c, _ := ctx.Value(connectionKey{}).(Connection)
+	return c
+}
+
+type longHeadersKey struct{}
+
+// WithLongHeaders marks a call whose headers are longer than they may be.
+func WithLongHeaders(ctx context.Context) context.Context {
+	return context.WithValue(ctx, longHeadersKey{}, true)
+}
+
+// LongHeaders reports whether the call of ctx was marked.
+func LongHeaders(ctx context.Context) bool { return ctx.Value(longHeadersKey{}) != nil }

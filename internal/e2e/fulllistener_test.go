@@ -1,0 +1,294 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	h2 "golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+	"google.golang.org/grpc/codes"
+
+	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/secret"
+	"github.com/teamtoken/teamtoken/internal/simulator"
+)
+
+// maxMemory is what the program may take, in MiB, whatever peers open who have not
+// said who they are.
+const maxMemory = 120
+
+// hoards are ways to take a listener's connections and keep them, by peers whom
+// nobody knows. Each peer does it anew when its connection ends.
+var hoards = []struct {
+	name string
+	tls  bool
+	do   func(p *peer)
+}{
+	{"health watches", false, func(p *peer) { p.streams(1, "/grpc.health.v1.Health/Watch", frame(nil)) }},
+	{"health watches of what is not there", false, func(p *peer) {
+		p.streams(1, "/grpc.health.v1.Health/Watch", frame(text(1, "none")))
+	}},
+	{"reflection", false, func(p *peer) {
+		p.streams(1, "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", frame(text(4, "teamtoken.v1.TeamTokenService")))
+	}},
+	{"many health watches", false, func(p *peer) { p.streams(100, "/grpc.health.v1.Health/Watch", frame(nil)) }},
+	{"calls without a message", false, func(p *peer) { p.streams(20, get, nil) }},
+	{"gRPC without a call", false, func(p *peer) { p.streams(0, "", nil) }},
+	{"gRPC that pings", false, func(p *peer) {
+		for s := p.speak(true); s.goesOn(); s.flush() {
+			s.try(s.fr.WritePing(false, [8]byte{1}))
+		}
+	}},
+	{"calls of nobody over gRPC", false, func(p *peer) {
+		for s := p.speak(true); s.goesOn(); s.flush() {
+			id := s.headers(s.call(), false)
+			s.try(s.fr.WriteData(id, true, frame(text(1, team))))
+		}
+	}},
+	{"health checks whose answers nobody has room for", false, func(p *peer) {
+		s := p.speak(true, h2.Setting{ID: h2.SettingInitialWindowSize, Val: 0})
+		for range 50 {
+			s.try(s.fr.WriteData(s.headers(s.to("/grpc.health.v1.Health/Check"), false), true, frame(nil)))
+		}
+		s.flush()
+		<-s.ended
+	}},
+	{"long headers over gRPC", false, func(p *peer) {
+		s := p.speak(true)
+		for range 4 {
+			s.headers(append(s.to(get), s.encode(hpack.HeaderField{Name: "x-padding", Value: strings.Repeat("x", 16000), Sensitive: true})...), false)
+		}
+		s.flush()
+		<-s.ended
+	}},
+	{"pings over REST", false, func(p *peer) {
+		conn := p.dial(p.rest)
+		if conn == nil {
+			return
+		}
+		go func() { _, _ = io.Copy(io.Discard, conn) }()
+		for p.say(conn, "GET /api/v2/ping HTTP/1.1\r\nHost: teamtoken.test\r\n\r\n") && p.wait() {
+		}
+	}},
+	{"requests of nobody over REST", false, func(p *peer) {
+		conn := p.dial(p.rest)
+		if conn == nil {
+			return
+		}
+		go func() { _, _ = io.Copy(io.Discard, conn) }()
+		for p.say(conn, "GET "+tokenPath+" HTTP/1.1\r\nHost: teamtoken.test\r\n\r\n") && p.wait() {
+		}
+	}},
+	{"half a header over REST", false, func(p *peer) {
+		p.half(p.rest, "GET / HTTP/1.1\r\nHost: teamtoken.test\r\nX-Padding: "+strings.Repeat("x", 8000))
+	}},
+	{"long headers over REST", false, func(p *peer) {
+		p.half(p.rest, "GET / HTTP/1.1\r\nHost: teamtoken.test\r\nX-Padding: "+strings.Repeat("x", 200<<10))
+	}},
+	{"half a body over REST", false, func(p *peer) {
+		p.half(p.rest, fmt.Sprintf("POST %s HTTP/1.1\r\nHost: teamtoken.test\r\nContent-Type: %s\r\nContent-Length: 65536\r\n\r\n", tokenPath, jsonAPI)+strings.Repeat(" ", 60000))
+	}},
+	{"nothing at all", false, func(p *peer) { p.half(p.grpc, "") }},
+	{"half a preface", false, func(p *peer) { p.half(p.grpc, h2.ClientPreface[:10]) }},
+	{"one byte of a handshake, gRPC", true, func(p *peer) { p.half(p.grpc, "\x16") }},
+	{"one byte of a handshake, REST", true, func(p *peer) { p.half(p.rest, "\x16") }},
+	{"half of a long handshake", true, func(p *peer) {
+		p.half(p.grpc, "\x16\x03\x01\x40\x00\x01\x00\xff\x00"+strings.Repeat("x", 16<<10-4)+"\x16\x03\x01\x40\x00"+strings.Repeat("x", 16<<10-100))
+	}},
+}
+
+// Whoever fills a listener keeps nobody else out, nor takes more memory than is
+// meant. A caller who was there before goes on, and so does its call that is under
+// way; 20 of 20 that come anew are served within 5 s each, over both surfaces.
+func TestFullListener(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("what the program takes is read from /proc")
+	}
+	limit, peers := 256, 400
+	if long {
+		limit, peers = 0, 4300
+	}
+	for _, hoard := range hoards {
+		t.Run(hoard.name, func(t *testing.T) {
+			sim, url := newSimulator(t)
+			key := newSigner(t, "1")
+			s := withPolicy(t, sim, url, policyFor(jwtIssuer+"#"+byJWT), "TEAMTOKEN_JWT_ISSUER="+jwtIssuer, "TEAMTOKEN_JWT_AUDIENCE="+jwtAudience,
+				"TEAMTOKEN_JWT_KEYS_FILE="+written(t, jwks(key)), "TEAMTOKEN_LOG_LEVEL=info", "TEAMTOKEN_AUDIT_FILE=/dev/null")
+			if limit > 0 {
+				s.env = append(s.env, fmt.Sprintf("TEAMTOKEN_MAX_CONNECTIONS=%d", limit))
+			}
+			if hoard.tls {
+				a := newAuthority(t)
+				s.tls = a
+				s.env = append(s.env, "TEAMTOKEN_TLS_CLIENT_CA_FILE="+a.caFile)
+			}
+			f := start(t, s)
+			if hoard.tls {
+				f.tls = s.tls.holder(t, "caller.teamtoken.test")
+			}
+			bearer := key.sign(t, byJWT)
+			old := teamtokenv1.NewTeamTokenServiceClient(f.dial(t))
+			if _, err := old.GenerateToken(as(t.Context(), bearer), &teamtokenv1.GenerateTokenRequest{TeamId: simulator.SeedTeam}); err != nil {
+				t.Fatal(err)
+			}
+			release := make(chan struct{})
+			fault := sim.Inject(simulator.Fault{Method: http.MethodPost, Times: 1, Hold: release})
+			var under sync.WaitGroup
+			under.Go(func() {
+				if _, err := teamtokenv1.NewTeamTokenServiceClient(f.dial(t)).GenerateToken(as(context.Background(), bearer), &teamtokenv1.GenerateTokenRequest{TeamId: simulator.AnotherTeam(1)}); err != nil {
+					t.Errorf("the call that was under way: %v", err)
+				}
+			})
+			<-fault.Hit()
+
+			a := attack{beat: 5 * time.Second, do: hoard.do}
+			var made assault
+			end := a.begin(t, f, peers, &made)
+			served := f.newcomers(t, bearer, 20)
+			if _, err := old.GetToken(as(t.Context(), bearer), &teamtokenv1.GetTokenRequest{TeamId: simulator.SeedTeam}); err != nil {
+				t.Errorf("a caller who was there before: %v", err)
+			}
+			took := f.memory(t, "VmHWM")
+			close(release)
+			under.Wait()
+			end()
+			t.Logf("%d peers, %d connections: %d of 40 were served, at most %d MiB", peers, made.connections.Load(), served, took)
+			if served != 40 {
+				t.Errorf("%d of 40 who came anew were served", served)
+			}
+			if raced() != "true" && took > maxMemory {
+				t.Errorf("the program took %d MiB, %d at most are meant", took, maxMemory)
+			}
+		})
+	}
+}
+
+// Streams of health and reflection are bounded, those of one connection and those of
+// all, and none keeps the program from stopping.
+func TestWatches(t *testing.T) {
+	sim, url := newSimulator(t)
+	f := start(t, withService(sim, url))
+	const ofOne = 100
+	raw := dialHTTP2(t, f.grpc, nil)
+	open := map[uint32]string{}
+	for i := range ofOne {
+		method := []string{"/grpc.health.v1.Health/Watch", "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"}[i%3]
+		id := raw.open(t, method)
+		open[id] = method
+		if i%2 == 0 && i%3 == 0 {
+			if err := raw.WriteData(id, false, frame(nil)); err != nil { // the others wait for a message
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, method := range []string{"/grpc.health.v1.Health/Watch", "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"} {
+		id := raw.open(t, method)
+		if got := raw.outcomes(t, id)[id]; got.Code() != codes.ResourceExhausted {
+			t.Errorf("one more %s: %v", method, got)
+		}
+	}
+	one := raw.callMessage(t, get)
+	if got := raw.outcomes(t, one)[one]; got.Code() == codes.ResourceExhausted {
+		t.Errorf("a call over that connection: %v", got)
+	}
+	other := dialHTTP2(t, f.grpc, nil)
+	watch := other.open(t, "/grpc.health.v1.Health/Watch")
+	if err := other.WriteData(watch, true, frame(nil)); err != nil {
+		t.Fatal(err)
+	}
+	if status, reset := other.answer(t, watch); reset || status != "200" {
+		t.Errorf("another connection's watch: %s", status)
+	}
+	begun := time.Now()
+	f.terminate()
+	streams := slices.Collect(maps.Keys(open))
+	for id, got := range raw.outcomes(t, streams...) {
+		if got.Code() != codes.Unavailable {
+			t.Errorf("%s ends with %v", open[id], got)
+		}
+	}
+	<-f.exited
+	if took := time.Since(begun); took > 10*time.Second {
+		t.Errorf("it stopped after %v", took)
+	}
+}
+
+// newcomers connect anew, n over each surface, and call. Each is served within 5 s,
+// or it is not counted.
+func (f *facade) newcomers(t *testing.T, bearer secret.Text, n int) int {
+	t.Helper()
+	var served atomic.Int64
+	var all sync.WaitGroup
+	for range n {
+		all.Go(func() {
+			ctx, cancel := context.WithTimeout(as(t.Context(), bearer), 5*time.Second)
+			defer cancel()
+			conn := f.dialAs(t, f.tls)
+			defer conn.Close()
+			if _, err := teamtokenv1.NewTeamTokenServiceClient(conn).GetToken(ctx, &teamtokenv1.GetTokenRequest{TeamId: simulator.SeedTeam}); err != nil {
+				t.Logf("over gRPC: %v", err)
+				return
+			}
+			served.Add(1)
+		})
+		all.Go(func() {
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			defer cancel()
+			transport := &http.Transport{TLSClientConfig: f.tls.Clone(), ForceAttemptHTTP2: true}
+			defer transport.CloseIdleConnections()
+			resp, err := (&http.Client{Transport: transport}).Do(f.request(ctx, http.MethodGet, simulator.SeedTeam, bearer))
+			if err != nil {
+				t.Logf("over REST: %v", err)
+				return
+			}
+			defer resp.Body.Close()
+			if resp.StatusCode != http.StatusOK {
+				t.Logf("over REST: %s", resp.Status)
+				return
+			}
+			served.Add(1)
+		})
+		time.Sleep(50 * time.Millisecond) // they come one after the other
+	}
+	all.Wait()
+	return int(served.Load())
+}
+
+// streams opens n streams of a method, each with a message or without one, and waits
+// until the connection ends.
+func (p *peer) streams(n int, method string, message []byte) {
+	s := p.speak(true)
+	for range n {
+		id := s.headers(s.to(method), false)
+		if message != nil {
+			s.data(id, message)
+		}
+	}
+	s.flush()
+	<-s.ended
+}
+
+// half says something, and no more.
+func (p *peer) half(address, what string) {
+	conn := p.dial(address)
+	if conn == nil || !p.say(conn, what) {
+		return
+	}
+	_, _ = io.Copy(io.Discard, conn)
+}
+
+func (p *peer) say(conn net.Conn, what string) bool {
+	_, err := io.WriteString(conn, what)
+	return err == nil
+}

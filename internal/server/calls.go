@@ -1,0 +1,320 @@
+package server
+
+import (
+	"container/list"
+	"context"
+	"crypto/tls"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/tap"
+
+	"github.com/teamtoken/teamtoken/internal/caller"
+)
+
+// handshaker makes the handshakes of gRPC connections, in the clear or by TLS, and
+// puts what is looked at of them between grpc-go and the network.
+type handshaker struct {
+	credentials.TransportCredentials
+
+	unseen unseen
+}
+
+func (h handshaker) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	conn, info, err := h.TransportCredentials.ServerHandshake(raw)
+	c, ok := raw.(*connection)
+	if err != nil || !ok {
+		return conn, info, err
+	}
+	a := authInfo{info, c}
+	return newFramed(conn, c, h.unseen), a, nil
+}
+
+func (h handshaker) Clone() credentials.TransportCredentials {
+	return handshaker{h.TransportCredentials.Clone(), h.unseen}
+}
+
+// authInfo has a call find its connection, a caller.Connection.
+type authInfo struct {
+	credentials.AuthInfo
+	*connection
+}
+
+// TLS is nil in the clear.
+func (a authInfo) TLS() *tls.ConnectionState {
+	if info, ok := a.AuthInfo.(credentials.TLSInfo); ok {
+		return &info.State
+	}
+	return nil
+}
+
+// connectionOf is the connection of a gRPC call or of a REST request; nil if it is
+// none of this package.
+func connectionOf(ctx context.Context) *connection {
+	if c, ok := caller.ConnectionFrom(ctx).(*connection); ok {
+		return c
+	}
+	if p, ok := peer.FromContext(ctx); ok {
+		if a, ok := p.AuthInfo.(authInfo); ok {
+			return a.connection
+		}
+	}
+	return nil
+}
+
+// errEvicted answers a call whose connection was closed to make room before the
+// call began.
+var errEvicted = status.Error(codes.Unavailable, "the connection was closed to make room; nothing was done")
+
+// Tracked has the listeners know of calls under way, whose connections are not
+// closed to make room, and of connections that carried an identified call, which
+// are closed last. requestOf returns the context of the REST request that a call is
+// made for; nil if it came over gRPC.
+func Tracked(next grpc.UnaryServerInterceptor, requestOf func(context.Context) context.Context) grpc.UnaryServerInterceptor {
+	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+		from := ctx
+		if rest := requestOf(ctx); rest != nil {
+			from = rest
+		}
+		conn := connectionOf(from)
+		if conn == nil || strings.HasPrefix(info.FullMethod, "/grpc.") {
+			return next(ctx, req, info, handler)
+		}
+		if !conn.begin() {
+			return nil, errEvicted
+		}
+		identified := false
+		defer func() { conn.end(identified) }()
+		resp, err := next(ctx, req, info, handler)
+		identified = tellsWho(status.Code(err))
+		return resp, err
+	}
+}
+
+// tellsWho reports whether a call that ended with code was identified for certain:
+// other codes are also those of calls that were refused before that.
+func tellsWho(code codes.Code) bool {
+	switch code {
+	case codes.OK, codes.InvalidArgument, codes.NotFound, codes.AlreadyExists, codes.PermissionDenied, codes.Aborted, codes.FailedPrecondition:
+		return true
+	default:
+		return false
+	}
+}
+
+const (
+	// maxWatches is how many streams of health and reflection may be open at a time,
+	// over all connections. The oldest makes room for a new one, a stranger's first.
+	maxWatches = 1024
+	// maxWatchesOfOne is how many of them one connection may have: a sidecar's has
+	// those of all its clients.
+	maxWatchesOfOne = 100
+	// reflecting is how long a reflection stream may last: a tool asks, and goes.
+	reflecting = time.Minute
+)
+
+var (
+	errTooManyWatches = status.Error(codes.ResourceExhausted, "too many health watches and reflection streams are open: close some, or call again later")
+	errStopping       = status.Error(codes.Unavailable, "this replica is stopping")
+	errWatchedLong    = status.Error(codes.Unavailable, "the stream has lasted as long as it may: call again")
+	errReflectedLong  = status.Error(codes.DeadlineExceeded, "the stream has lasted as long as it may: call again")
+)
+
+// watches are the open streams of health and reflection.
+type watches struct {
+	mu      sync.Mutex
+	stopped bool
+	open    list.List // of *watch, the oldest first
+	of      map[*connection]int
+}
+
+type watch struct {
+	conn *connection
+	end  context.CancelCauseFunc
+	at   *list.Element // nil once it has ended
+}
+
+// begin returns ctx with an end, or an error if there is no room.
+func (w *watches) begin(ctx context.Context, conn *connection, limit time.Duration, late error) (context.Context, error) {
+	ctx, end := context.WithCancelCause(ctx)
+	timer := time.AfterFunc(limit, func() { end(late) })
+	one := &watch{conn: conn, end: end}
+	if err := w.enter(one); err != nil {
+		timer.Stop()
+		end(err)
+		return nil, err
+	}
+	context.AfterFunc(ctx, func() {
+		timer.Stop()
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.leave(one)
+	})
+	return ctx, nil
+}
+
+func (w *watches) enter(one *watch) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.stopped {
+		return errStopping
+	}
+	if w.of == nil {
+		w.of = map[*connection]int{}
+	}
+	if one.conn != nil && w.of[one.conn] >= maxWatchesOfOne {
+		return errTooManyWatches
+	}
+	if w.open.Len() >= maxWatches {
+		out := w.open.Front().Value.(*watch)
+		for e := w.open.Front(); e != nil; e = e.Next() {
+			if other := e.Value.(*watch); other.conn == nil || !other.conn.known.Load() {
+				out = other
+				break
+			}
+		}
+		w.leave(out)
+		out.end(errTooManyWatches)
+	}
+	one.at = w.open.PushBack(one)
+	w.of[one.conn]++
+	return nil
+}
+
+// leave ends its counting. The caller holds mu.
+func (w *watches) leave(one *watch) {
+	if one.at == nil {
+		return
+	}
+	w.open.Remove(one.at)
+	one.at = nil
+	if w.of[one.conn]--; w.of[one.conn] == 0 {
+		delete(w.of, one.conn)
+	}
+}
+
+// stop ends them all, and lets none begin.
+func (w *watches) stop() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.stopped = true
+	for e := w.open.Front(); e != nil; e = e.Next() {
+		e.Value.(*watch).end(errStopping)
+	}
+}
+
+// ending has a stream of health or reflection tell its client why it ended.
+func ending(next grpc.StreamServerInterceptor) grpc.StreamServerInterceptor {
+	return func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+		err := next(srv, ss, info, handler)
+		if why, ok := context.Cause(ss.Context()).(interface { //nolint:errorlint // one of the errors above, as it is
+			error
+			GRPCStatus() *status.Status
+		}); ok {
+			return why
+		}
+		return err
+	}
+}
+
+// admit is asked about every gRPC call once its headers are read. It ends a call
+// whose message does not come: the interceptors, and their deadline, are asked only
+// when it is there. It bounds the streams of health and reflection, and marks a call
+// whose headers are too long, which the interceptors refuse.
+func (s *Server) admit(ctx context.Context, call *tap.Info) (context.Context, error) {
+	o := &s.options
+	if !s.methods[call.FullMethodName] {
+		unseen(o.Unseen).call(ctx, noMethod)
+		return ctx, nil // grpc-go answers it
+	}
+	long := headerBytes(call) > o.Limits.HeaderBytes
+	switch conn := connectionOf(ctx); {
+	case long && (!strings.HasPrefix(call.FullMethodName, "/"+o.Service.ServiceName+"/") || len(call.FullMethodName) > maxMethod):
+		return nil, errLongHeaders // of a method that the interceptors would not refuse
+	case strings.HasPrefix(call.FullMethodName, "/grpc.health.v1.Health/Watch"):
+		return s.watches.begin(ctx, conn, o.Limits.ConnectionAge, errWatchedLong)
+	case strings.HasPrefix(call.FullMethodName, "/grpc.reflection."):
+		return s.watches.begin(ctx, conn, reflecting, errReflectedLong)
+	}
+	if long {
+		ctx = caller.WithLongHeaders(ctx)
+	}
+	ctx = unseen(o.Unseen).reaches(ctx)
+	timed, cancel := context.WithTimeout(ctx, o.MaxCall+o.Limits.ReadTimeout) //nolint:gosec // ctx ends with the stream, and this with it
+	_ = cancel
+	return timed, nil
+}
+
+// maxMethod is far over any method's name.
+const maxMethod = 1 << 10
+
+var errLongHeaders = status.Error(codes.ResourceExhausted, "The headers of the call are too long. Nothing was changed. Call again with less metadata.")
+
+// fieldCost is what HTTP/2 counts for each header besides its name and value.
+const fieldCost = 32
+
+// headerBytes is the size of a call's header list, as HTTP/2 counts it, but for
+// what grpc-go keeps to itself.
+func headerBytes(call *tap.Info) int {
+	n := len(":path") + len(call.FullMethodName) + fieldCost
+	for name, values := range call.Header {
+		for _, v := range values {
+			n += len(name) + len(v) + fieldCost
+		}
+	}
+	return n
+}
+
+// tracked has the listener know of REST requests under way, and ends a connection
+// that is old or whose certificate is believed no more, after the answer:
+// `Connection: close` has net/http do that on both HTTP/1.1 and HTTP/2.
+func (s *Server) tracked(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		conn := connectionOf(r.Context())
+		if conn == nil {
+			next.ServeHTTP(w, r)
+			return
+		}
+		conn.request(1)
+		defer conn.request(-1)
+		if time.Since(conn.since) > conn.age || conn.Verified() != nil {
+			w.Header().Set("Connection", "close")
+		}
+		next.ServeHTTP(w, r)
+		if r.ProtoMajor > 1 {
+			// Or it would be written after the request is counted as ended, and wait there for
+			// a peer that does not read.
+			_ = http.NewResponseController(w).Flush()
+		}
+	})
+}
+
+// stateOf tells a REST connection's handshake and its requests from the time between.
+func stateOf(c net.Conn, state http.ConnState) {
+	conn := netConn(c)
+	if conn == nil {
+		return
+	}
+	switch state {
+	case http.StateActive:
+		conn.shaken()
+	case http.StateIdle:
+		conn.shaken()
+		conn.quiet()
+	}
+}
+
+// jittered spreads the age of connections that were made at one time, as grpc-go
+// does.
+func jittered(age time.Duration) time.Duration {
+	return time.Duration(float64(age) * (0.9 + 0.2*rand.Float64())) //nolint:gosec // nobody gains by guessing it
+}
