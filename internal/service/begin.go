@@ -26,7 +26,7 @@ const busyRetry = time.Second
 // returns the turn, with the upstream's leave to be asked; or the record of the
 // same request. joined says that this ran when begin first asked.
 func (s *Service) begin(ctx context.Context, c state.Change, params string, d deed) (a state.Answer, joined bool, err error) {
-	ask := state.Ask{Change: c, Holder: s.holder(), Params: params}
+	ask := state.Ask{Change: c, Holder: s.holder(), Params: params, MaxRecords: s.options.MaxRecords}
 	var place *place // among those of this process who wait
 	defer func() { place.leave() }()
 	poll := firstPoll
@@ -57,6 +57,12 @@ func (s *Service) begin(ctx context.Context, c state.Change, params string, d de
 			return a, joined, &reason.Error{
 				Reason: teamtokenv1.ErrorReason_ERROR_REASON_REQUEST_ID_REUSED, Outcome: reason.NotApplied,
 			}
+		case state.Full:
+			return a, joined, &reason.Error{
+				Reason: teamtokenv1.ErrorReason_ERROR_REASON_CALLER_QUOTA_EXCEEDED, Outcome: reason.NotApplied, RetryAfter: recordsRetry, Cause: errRecords,
+			}
+		case state.Unreadable:
+			return a, joined, stillUnknown(errUnreadableRecord)
 		case state.Over:
 			return a, joined, translate(ctx, s.budget.Full(pass, a.Wait), d.kind())
 		case state.Unknown:
@@ -92,6 +98,15 @@ func (s *Service) holder() string {
 	}
 	return state.NewHolder()
 }
+
+// recordsRetry is what a caller is told to wait of whom too many records are kept: the
+// oldest may go within the hour.
+const recordsRetry = time.Hour
+
+var (
+	errRecords          = errors.New("the results of too many calls with a request id are kept for this caller: see TEAMTOKEN_MAX_REQUEST_IDS_PER_CALLER (--max-request-ids-per-caller)")
+	errUnreadableRecord = errors.New("the record of this request id does not open: look which token there is, and use another request id")
+)
 
 var errUnsettled = errors.New("what became of the call with this request id is not known yet")
 

@@ -124,14 +124,14 @@ func TestTLS(t *testing.T) {
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 	for name, row := range map[string]struct {
-		trusted *tls.Config
+		trusted func() *tls.Config
 		ok      bool
 	}{
-		"a CA that is trusted": {&tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}, true},
+		"a CA that is trusted": {func() *tls.Config { return &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12} }, true},
 		"one that is not":      {nil, false},
 	} {
 		s, err := state.OpenRedis(state.RedisOptions{
-			URL: secret.New(fmt.Sprintf("rediss://127.0.0.1:%d", plain.Port)), TLS: row.trusted, Prefix: "x", Times: state.NewTimes(hold),
+			URL: secret.New(fmt.Sprintf("rediss://127.0.0.1:%d", plain.Port)), TLS: row.trusted, Prefix: "x", Times: state.NewTimes(hold), Keys: keys,
 		})
 		if err != nil {
 			t.Fatal(err)

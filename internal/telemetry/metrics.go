@@ -32,6 +32,7 @@ type Metrics struct {
 	replays  counts[string]
 	redrives counts[string]
 	settled  counts[string]
+	rejected counts[string]
 	reloads  counts[reloadLabels]
 	audit    metric.Int64Gauge
 	state    metric.Int64Gauge
@@ -92,6 +93,7 @@ func newMetrics(meter metric.Meter, registry *prometheus.Registry) (*Metrics, er
 	m.replays = counts[string]{m.counter(replays), labelled(labelKind)}
 	m.redrives = counts[string]{m.counter(redrives), labelled(labelKind)}
 	m.settled = counts[string]{m.counter(settled), labelled(labelOutcome)}
+	m.rejected = counts[string]{m.counter(stateRejected), labelled(labelKind)}
 	m.reloads = counts[reloadLabels]{m.counter(reloads), known[reloadLabels]{of: func(l reloadLabels) []attribute.KeyValue {
 		return []attribute.KeyValue{attribute.String(labelSetting, l.setting), attribute.String(labelResult, l.result)}
 	}}}
@@ -141,6 +143,9 @@ func (m *Metrics) Redriven(ctx context.Context, method string) { m.redrives.add(
 
 // Settled counts a change whose outcome is known by now.
 func (m *Metrics) Settled(ctx context.Context, outcome string) { m.settled.add(ctx, outcome) }
+
+// StateRejected counts a value in the state store that led to nothing.
+func (m *Metrics) StateRejected(ctx context.Context, kind string) { m.rejected.add(ctx, kind) }
 
 // Reload counts a change of the files of a setting.
 func (m *Metrics) Reload(setting string, ok bool) {
