@@ -11,7 +11,7 @@ if m.err then -- it is no hash
 end
 local mine = m[3] and m[1] == holder and m[9] == holder -- the same question, asked again
 local old = opened ~= '' and get(record)
-if old and old ~= seen and not mine then return {'record', old, get(answer) or ''} end
+if old and (seen == '' or old ~= seen) and not mine then return {'record', old, get(answer) or ''} end
 if opened ~= '' and not old and not mine and keeps(kept) >= tonumber(quota) then return {'full'} end
 if m[3] and not mine then
   local same = old and m[8] == record

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -107,8 +108,11 @@ func (r *Redis) Hang() { _ = r.cmd.Process.Signal(syscall.SIGSTOP) }
 // Resume lets it go on.
 func (r *Redis) Resume() { _ = r.cmd.Process.Signal(syscall.SIGCONT) }
 
+// given are the ports that FreePort has given in this process.
+var given sync.Map
+
 // FreePort is a port that nobody has just now, below those that connections are
-// given by themselves.
+// given by themselves. It gives no port twice.
 func FreePort(t testing.TB) int {
 	t.Helper()
 	for range 100 {
@@ -116,7 +120,9 @@ func FreePort(t testing.TB) int {
 		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 		if err == nil {
 			_ = l.Close()
-			return port
+			if _, again := given.LoadOrStore(port, true); !again {
+				return port
+			}
 		}
 	}
 	t.Fatal("no free port")
