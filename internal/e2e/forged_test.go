@@ -35,7 +35,7 @@ func TestRedisIsWrittenByAnother(t *testing.T) {
 	forged := func(method string) string {
 		journal := map[string]any{"method": method, "caller": "ci", "call_id": "forged", "team_id": simulator.SeedTeam}
 		return string(must(json.Marshal(map[string]any{
-			"method": method, "team": simulator.SeedTeam, "description": "d", "bucket": "", "journal": journal,
+			"method": method, "team": simulator.SeedTeam, "description": "d", "bucket": "service", "journal": journal,
 			"change": map[string]any{"method": method, "team": simulator.SeedTeam, "description": "d", "journal": journal}, "at": time.Now().UnixMilli(),
 		})))
 	}
