@@ -20,8 +20,9 @@ const mostAfterFailover = 5 * time.Second
 // answered again.
 func TestRedisFailsOver(t *testing.T) {
 	for name, begin := range map[string]func(t *testing.T) (url string, fail func(), whole func() bool){
-		"cluster":  failingCluster,
-		"sentinel": failingSentinel,
+		"cluster, the primary is killed": failingCluster((*statetest.Redis).Kill),
+		"cluster, the primary hangs":     failingCluster((*statetest.Redis).Hang),
+		"sentinel":                       failingSentinel,
 		"single, started again": func(t *testing.T) (string, func(), func() bool) {
 			r := statetest.Start(t)
 			return r.URL(), func() { r.Kill(); time.Sleep(3 * time.Second); r.Run() }, func() bool { return true }
@@ -85,19 +86,21 @@ func TestRedisFailsOver(t *testing.T) {
 	}
 }
 
-func failingCluster(t *testing.T) (string, func(), func() bool) {
-	c := statetest.StartCluster(t, 3, redis.Options{})
-	primary, replica := c.Primary("{teamtoken}", redis.Options{})
-	url := fmt.Sprintf("redis://%s?cluster=true", c.Nodes[0].Address())
-	for _, node := range c.Nodes[1:] {
-		url += "&addr=" + node.Address()
-	}
-	client := redis.NewClient(&redis.Options{Addr: replica.Address()})
-	t.Cleanup(func() { _ = client.Close() })
-	return url, killWhenReplicated(t, primary), func() bool {
-		role, err := client.Info(context.Background(), "replication").Result()
-		state, stateErr := client.ClusterInfo(context.Background()).Result()
-		return err == nil && stateErr == nil && strings.Contains(role, "role:master") && strings.Contains(state, "cluster_state:ok")
+func failingCluster(fail func(*statetest.Redis)) func(t *testing.T) (string, func(), func() bool) {
+	return func(t *testing.T) (string, func(), func() bool) {
+		c := statetest.StartCluster(t, 3, redis.Options{})
+		primary, replica := c.Primary("{teamtoken}", redis.Options{})
+		url := fmt.Sprintf("redis://%s?cluster=true", c.Nodes[0].Address())
+		for _, node := range c.Nodes[1:] {
+			url += "&addr=" + node.Address()
+		}
+		client := redis.NewClient(&redis.Options{Addr: replica.Address()})
+		t.Cleanup(func() { _ = client.Close() })
+		return url, whenReplicated(t, primary, fail), func() bool {
+			role, err := client.Info(context.Background(), "replication").Result()
+			state, stateErr := client.ClusterInfo(context.Background()).Result()
+			return err == nil && stateErr == nil && strings.Contains(role, "role:master") && strings.Contains(state, "cluster_state:ok")
+		}
 	}
 }
 
@@ -118,14 +121,14 @@ func failingSentinel(t *testing.T) (string, func(), func() bool) {
 		info, err := client.Info(context.Background(), "replication").Result()
 		return err == nil && strings.Contains(info, "master_link_status:up")
 	})
-	return fmt.Sprintf("redis://%s?master_name=m", sentinel.Address()), killWhenReplicated(t, primary), func() bool {
+	return fmt.Sprintf("redis://%s?master_name=m", sentinel.Address()), whenReplicated(t, primary, (*statetest.Redis).Kill), func() bool {
 		role, err := client.Info(context.Background(), "replication").Result()
 		return err == nil && strings.Contains(role, "role:master")
 	}
 }
 
-// killWhenReplicated kills a primary once its replica has what was written before.
-func killWhenReplicated(t *testing.T, primary *statetest.Redis) func() {
+// whenReplicated has a primary fail once its replica has what was written before.
+func whenReplicated(t *testing.T, primary *statetest.Redis, fail func(*statetest.Redis)) func() {
 	client := redis.NewClient(&redis.Options{Addr: primary.Address()})
 	t.Cleanup(func() { _ = client.Close() })
 	return func() {
@@ -133,6 +136,6 @@ func killWhenReplicated(t *testing.T, primary *statetest.Redis) func() {
 			n, err := client.Wait(context.Background(), 1, time.Second).Result()
 			return err == nil && n == 1
 		})
-		primary.Kill()
+		fail(primary)
 	}
 }

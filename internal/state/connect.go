@@ -135,15 +135,28 @@ func connect(u *redis.UniversalOptions) redis.UniversalClient {
 	}
 	o := u.Cluster()
 	o.ClusterStateReloadInterval = reloadInterval
+	o.MaxRetries = -1 // a step goes to up to four nodes as it is
 	return redis.NewClusterClient(o)
 }
 
-// reload asks a Cluster anew who has which slot, in the background, after a step
-// failed: the library does so when a node says that another has the slot, and not when
-// the node is gone.
-func reload(ctx context.Context, client redis.UniversalClient) {
-	if c, ok := client.(*redis.ClusterClient); ok {
-		c.ReloadState(ctx)
+// suspicion is how long a node of a Cluster may take for a step until it is asked
+// whether another has its slots by now.
+const suspicion = 300 * time.Millisecond
+
+// suspect has a Cluster asked anew who has which slot, in the background, if a step
+// fails or takes long: the library does so when a node says that another has the slot,
+// and not when the node is gone.
+func (r *Redis) suspect(ctx context.Context) (answered func(error)) {
+	c, ok := r.client.(*redis.ClusterClient)
+	if !ok {
+		return func(error) {}
+	}
+	timer := time.AfterFunc(suspicion, func() { c.ReloadState(ctx) })
+	return func(err error) {
+		timer.Stop()
+		if err != nil {
+			c.ReloadState(ctx)
+		}
 	}
 }
 

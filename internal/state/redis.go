@@ -63,10 +63,9 @@ func (r *Redis) ask(ctx context.Context, s step, keys []string, args ...any) *re
 		cmd.SetErr(errAway)
 		return cmd
 	}
+	answered := r.suspect(ctx)
 	cmd := s.script.Run(ctx, r.client, keys, args...)
-	if cmd.Err() != nil && ctx.Err() == nil {
-		reload(ctx, r.client)
-	}
+	answered(cmd.Err())
 	if tell != nil {
 		var said redis.Error
 		if err := cmd.Err(); err == nil || errors.As(err, &said) || ctx.Err() != nil {
