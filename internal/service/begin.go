@@ -169,6 +169,7 @@ type keeper struct {
 	until atomic.Int64 // in nanoseconds from turn.Asked
 	over  context.CancelFunc
 	life  context.Context //nolint:containedctx // of the turn
+	timer *time.Timer     // of the next renewal
 }
 
 var errTurnOver = errors.New("the turn ended before the request was sent")
@@ -194,8 +195,9 @@ func (s *Service) keep(ctx context.Context, t state.Turn) (_ context.Context, st
 	k := &keeper{turn: t, lease: lease}
 	k.life, k.over = context.WithCancel(context.WithoutCancel(ctx))
 	k.until.Store(int64(lease))
-	time.AfterFunc(lease/3, func() { s.renew(k) })
-	return upstream.WithLife(ctx, k), k.over
+	k.timer = time.AfterFunc(time.Hour, func() { s.renew(k) })
+	k.timer.Reset(lease / 3)
+	return upstream.WithLife(ctx, k), func() { k.over(); k.timer.Stop() } // which would keep the call in memory until then
 }
 
 func (s *Service) renew(k *keeper) {
@@ -215,7 +217,7 @@ func (s *Service) renew(k *keeper) {
 		k.over()
 		return
 	}
-	time.AfterFunc(min(k.lease/3, left/2), func() { s.renew(k) })
+	k.timer.Reset(min(k.lease/3, left/2))
 }
 
 var errUnknownMethod = &upstream.Error{Kind: upstream.Rejected, Cause: errors.New("a change of a method that this version does not know")}
