@@ -3,6 +3,7 @@ package state_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -363,20 +364,78 @@ func TestPasswordAndUser(t *testing.T) {
 
 func TestURLs(t *testing.T) {
 	for url, ok := range map[string]bool{
-		"redis://h:6379":                             true,
-		"rediss://user:pass@h:6379/2":                true,
-		"redis://h:26379?master_name=m&addr=i:26379": true,
-		"rediss://h:6379?cluster=true&addr=i:6379":   true,
-		"redis://h:6379?addr=i:6379":                 false,
-		"redis://h:6379?cluster=maybe":               false,
-		"redis://h:6379?unheard_of=1":                false,
-		"http://h":                                   false,
-		"h:6379":                                     false,
-		"redis://user:p%ZZass@h":                     false,
-		"unix:///run/redis.sock":                     false,
+		"redis://h:6379":                                           true,
+		"rediss://user:pass@h:6379/2":                              true,
+		"redis://h:26379?master_name=m&addr=i:26379":               true,
+		"rediss://h:6379?cluster=true&addr=i:6379":                 true,
+		"redis://h:6379?addr=i:6379":                               false,
+		"redis://h:6379?cluster=maybe":                             false,
+		"redis://h:6379?unheard_of=1":                              false,
+		"redis://h:6379?db=2":                                      true,
+		"redis://h:26379?master_name=m&db=2&username=u&password=p": true,
+		"rediss://h:6379?skip_verify=true":                         false,
+		"rediss://h:6379?skip_verify=false":                        false,
+		"rediss://h:6379?cluster=true&skip_verify=true":            false,
+		"rediss://h:6379?master_name=m&skip_verify=1":              false,
+		"redis://h:6379?skip_verify=true":                          false,
+		"rediss://h:6379?Skip_Verify=true":                         false,
+		"rediss://h:6379?%73kip_verify=true":                       false,
+		"rediss://h:6379?db=1;skip_verify=true":                    false,
+		"redis://h:6379?read_timeout=1h":                           false,
+		"redis://h:6379?cluster=true&read_only=true":               false,
+		"redis://h:6379?cluster=true&route_randomly=true":          false,
+		"redis://h:6379?cluster=true&db=1":                         false,
+		"redis://h:6379?cluster=true&master_name=m":                false,
+		"redis://h:6379?cluster=true&cluster=false":                false,
+		"redis://h:6379?master_name=":                              false,
+		"redis://h:6379?master_name=m&master_name=n":               false,
+		"redis://h:6379?master_name=m&replica_only=true":           false,
+		"redis://h:6379?username=u":                                false,
+		"redis://h:6379?db=1&db=2":                                 false,
+		"redis://:pa#ss@h:6379":                                    false,
+		"REDISS://h:6379":                                          true,
+		"http://h":                                                 false,
+		"h:6379":                                                   false,
+		"redis://user:p%ZZass@h":                                   false,
+		"unix:///run/redis.sock":                                   false,
 	} {
 		if err := state.CheckURL(secret.New(url)); (err == nil) != ok {
 			t.Errorf("%s: %v", url, err)
+		}
+	}
+}
+
+// An error shows nothing of a URL but the names of parameters that go-redis has.
+func TestURLErrorsTellNothing(t *testing.T) {
+	for _, url := range []string{"redis://:pa?sswordx=y@h:6379", "redis://u:sswordx#y@h", "redis://u:p%ZZsswordx@h", "rediss://h?skip_verify=sswordx", "rediss://:sswordx@h?read_only=1"} {
+		if err := state.CheckURL(secret.New(url)); err == nil || strings.Contains(err.Error(), "sswordx") {
+			t.Errorf("%v", err)
+		}
+	}
+}
+
+// What is warned of at start.
+func TestWeaknesses(t *testing.T) {
+	for url, want := range map[string]state.Weakness{
+		"redis://redis:6379":                                       {NoTLS: true, NoPassword: true},
+		"redis://:p@redis:6379":                                    {NoTLS: true},
+		"rediss://redis:6379":                                      {NoPassword: true},
+		"rediss://u:p@redis:6379":                                  {},
+		"redis://127.0.0.1:6379":                                   {},
+		"redis://127.9.9.9":                                        {},
+		"redis://localhost:6379":                                   {},
+		"redis://[::1]:6379":                                       {},
+		"redis://[2001:db8::1]:6379":                               {NoTLS: true, NoPassword: true},
+		"redis://10.0.0.1:6379":                                    {NoTLS: true, NoPassword: true},
+		"redis://localhost.example.com":                            {NoTLS: true, NoPassword: true},
+		"redis://localhost:6379?cluster=true&addr=redis:6379":      {NoTLS: true, NoPassword: true},
+		"redis://:p@localhost:6379?cluster=true&addr=10.0.0.1:637": {NoTLS: true},
+		"redis://:p@sentinel:26379?master_name=m":                  {NoTLS: true, NoPassword: true}, // the Sentinel's alone
+		"redis://sentinel:26379?master_name=m&password=p":          {NoTLS: true},
+		"redis://localhost:26379?master_name=m":                    {},
+	} {
+		if got := state.Weaknesses(secret.New(url)); got != want {
+			t.Errorf("%s: %+v", url, got)
 		}
 	}
 }

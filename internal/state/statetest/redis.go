@@ -19,10 +19,11 @@ import (
 // Redis is a redis-server on loopback that writes every change to disk before it
 // answers. It can be killed, hung and started again, on the same port.
 type Redis struct {
-	Port int
-	t    testing.TB
-	args []string
-	cmd  *exec.Cmd
+	Port    int
+	TLSPort int // with the line "tls-port auto"
+	t       testing.TB
+	args    []string
+	cmd     *exec.Cmd
 }
 
 // Start runs a Redis until the test ends, with these lines in its configuration.
@@ -41,6 +42,10 @@ func Start(t testing.TB, lines ...string) *Redis {
 		"port " + strconv.Itoa(r.Port), "bind 127.0.0.1", "dir " + dir, `save ""`, "daemonize no",
 		"appendonly yes", "appendfsync always", "auto-aof-rewrite-min-size 1mb", "logfile " + filepath.Join(dir, "log"),
 	}, lines...)
+	if i := slices.Index(lines, "tls-port auto"); i >= 0 {
+		r.TLSPort = FreePort(t)
+		lines[i] = "tls-port " + strconv.Itoa(r.TLSPort)
+	}
 	conf := filepath.Join(dir, "conf")
 	if err := os.WriteFile(conf, []byte(strings.Join(lines, "\n")+"\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -56,6 +61,9 @@ func Start(t testing.TB, lines ...string) *Redis {
 
 // URL is where it is.
 func (r *Redis) URL() string { return fmt.Sprintf("redis://127.0.0.1:%d", r.Port) }
+
+// TLSAddress is where it is for TLS.
+func (r *Redis) TLSAddress() string { return fmt.Sprintf("127.0.0.1:%d", r.TLSPort) }
 
 // Address is where it is, without the scheme.
 func (r *Redis) Address() string { return fmt.Sprintf("127.0.0.1:%d", r.Port) }
