@@ -99,6 +99,9 @@ func newMetrics(meter metric.Meter, registry *prometheus.Registry) (*Metrics, er
 	}}}
 	m.audit, m.state = m.gauge(auditWorking), m.gauge(stateWorking)
 	m.diverted, m.refused = m.counter(auditLost), m.counter(connectionsRefused)
+	for _, kind := range []string{"change", "known", "record", "answer"} {
+		m.rejected.counter.Add(context.Background(), 0, m.rejected.labels.options(kind).add...)
+	}
 	m.Audit(true)
 	m.State(true)
 	m.diverted.Add(context.Background(), 0)
