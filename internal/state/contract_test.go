@@ -450,3 +450,28 @@ func eventually(t *testing.T, ok func() bool) {
 		time.Sleep(5 * time.Millisecond)
 	}
 }
+
+// An ask that Redis reads after it was withdrawn is of nobody: the team is free again
+// at once when that is seen, and nothing is alarmed.
+func TestAnAskThatCameLate(t *testing.T) {
+	r := statetest.Start(t)
+	rejected := false
+	s, err := state.OpenRedis(state.RedisOptions{
+		URL: secret.New(r.URL()), Prefix: "teamtoken", Times: state.NewTimes(hold), Keys: keys,
+		Rejected: func(context.Context, string, string, error) { rejected = true },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	a := ask("a", "r")
+	end(t, s, begin(t, s, a, state.Granted).Turn, state.End{Known: state.Same, Fate: state.Forget})
+	begin(t, s, a, state.Granted) // as the same words, read again
+	eventually(t, func() bool {
+		got, err := s.Begin(t.Context(), ask("a", ""))
+		return err == nil && got.Verdict == state.Granted
+	})
+	if rejected {
+		t.Error("it was taken for a forged one")
+	}
+}

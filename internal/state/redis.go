@@ -33,6 +33,7 @@ type Redis struct {
 	keys     func() *seal.Keys
 	rejected func(ctx context.Context, kind, team string, why error)
 	over     recent       // by the holders that they were begun with, changes that ended here
+	void     recent       // and those of which nothing was done
 	ahead    atomic.Int64 // how far Redis's clock is ahead of ours, in milliseconds; 0 if it was not asked
 }
 
@@ -161,7 +162,7 @@ func OpenRedis(o RedisOptions) (*Redis, error) {
 	})
 	return &Redis{
 		client: connect(u), circuit: circuit, times: o.Times, prefix: "{" + o.Prefix + "}:", observe: o.Observe,
-		keys: o.Keys, rejected: o.Rejected, over: recent{size: maxOver},
+		keys: o.Keys, rejected: o.Rejected, over: recent{size: maxOver}, void: recent{size: maxOver},
 	}, nil
 }
 
@@ -415,6 +416,9 @@ func (r *Redis) unsettle(ctx context.Context, team, holder string, reply reply, 
 	}
 	turn.record = op.Change.Record
 	op.known = r.openKnown(ctx, team, reply.word(6), reply.word(7), now)
+	if r.void.has(op.by) { // an Ask that Redis read when it had been withdrawn
+		return Unsettled{}, false, r.End(ctx, turn, End{Known: Same, Fate: Forget})
+	}
 	since := time.Duration(now-op.At) * time.Millisecond
 	return Unsettled{
 		Turn: turn, Change: op.Change, Since: since, Known: op.known,
@@ -501,7 +505,11 @@ func (r *Redis) End(ctx context.Context, t Turn, e End) error {
 		what, more, e.Recorded.Answer, r.times.Answer.Milliseconds(), r.times.Tombstone.Milliseconds(),
 	)
 	if done, err := cmd.Int(); err == nil && done == 1 && !e.Unknown {
-		r.over.add(op.by)
+		if e.Fate == Forget && t.Holder == op.by {
+			r.void.add(op.by)
+		} else {
+			r.over.add(op.by)
+		}
 	}
 	return fenced(cmd)
 }
