@@ -43,8 +43,8 @@ const (
 	circuitProbe    = 500 * time.Millisecond
 )
 
-// maxOver changes that ended here are remembered, at least: five minutes' worth, at the
-// rate that HCP Terraform takes.
+// maxOver is how many changes that ended here are remembered, at least: five minutes'
+// worth, at the rate that HCP Terraform takes.
 const maxOver = 8192
 
 // run asks Redis for a step.
@@ -316,7 +316,10 @@ func (r *Redis) begun(ctx context.Context, a Ask, op *begun, reply reply, asked 
 	switch answer.Verdict {
 	case Granted:
 		if old := reply.word(5); old != "" { // the same Ask, again
-			k, _ := r.openRecord(ctx, team, a.Change.Record, old, now)
+			k, ok := r.openRecord(ctx, team, a.Change.Record, old, now)
+			if !ok {
+				return Answer{Verdict: Unreadable}, nil
+			}
 			op.Lost = k.Token
 		}
 		op.known = r.openKnown(ctx, team, reply.word(3), reply.word(4), now)

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"golang.org/x/net/dns/dnsmessage"
 
 	"github.com/teamtoken/teamtoken/internal/secret"
 	"github.com/teamtoken/teamtoken/internal/state"
@@ -219,4 +220,72 @@ func TestTLS(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A name that moves to another host is looked up anew as soon as the old host does not
+// answer, or says that it is a replica by now.
+func TestTheNameMoves(t *testing.T) {
+	for name, leave := range map[string]func(r *statetest.Redis){
+		"the old one is gone": func(r *statetest.Redis) { r.Kill() },
+		"the old one hangs":   func(r *statetest.Redis) { r.Hang() },
+		"the old one is a replica": func(r *statetest.Redis) {
+			client := redis.NewClient(&redis.Options{Addr: r.Address()})
+			defer client.Close()
+			must(client.SlaveOf(context.Background(), "127.0.0.1", "1").Result())
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			old := statetest.Start(t)
+			statetest.Start(t, fmt.Sprintf("port %d", old.Port), "bind 127.0.0.2")
+			address := resolve(t)
+			s := open(t, fmt.Sprintf("redis://redis.test:%d", old.Port), "teamtoken")
+			wholeTurn(t, s, "a")
+			address.Store(&[4]byte{127, 0, 0, 2})
+			leave(old)
+			moved := time.Now()
+			eventually(t, func() bool {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				got, err := s.Begin(ctx, ask("b", ""))
+				return err == nil && got.Verdict == state.Granted
+			})
+			if took := time.Since(moved); took > 5*time.Second {
+				t.Errorf("after %v", took)
+			}
+		})
+	}
+}
+
+// resolve has names resolved to an address, until the test ends.
+func resolve(t *testing.T) *atomic.Pointer[[4]byte] {
+	t.Helper()
+	address := &atomic.Pointer[[4]byte]{}
+	address.Store(&[4]byte{127, 0, 0, 1})
+	server := must(net.ListenPacket("udp", "127.0.0.1:0"))
+	go func() {
+		b := make([]byte, 1500)
+		for {
+			n, from, err := server.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			var m dnsmessage.Message
+			if m.Unpack(b[:n]) != nil || len(m.Questions) != 1 {
+				continue
+			}
+			m.Response, m.Additionals = true, nil
+			if q := m.Questions[0]; q.Type == dnsmessage.TypeA {
+				m.Answers = []dnsmessage.Resource{{
+					Header: dnsmessage.ResourceHeader{Name: q.Name, Type: q.Type, Class: q.Class}, Body: &dnsmessage.AResource{A: *address.Load()},
+				}}
+			}
+			_, _ = server.WriteTo(must(m.Pack()), from)
+		}
+	}()
+	before := net.DefaultResolver
+	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "udp", server.LocalAddr().String())
+	}}
+	t.Cleanup(func() { net.DefaultResolver = before; _ = server.Close() })
+	return address
 }

@@ -19,6 +19,7 @@ import (
 // Redis is a redis-server on loopback that writes every change to disk before it
 // answers. It can be killed, hung and started again, on the same port.
 type Redis struct {
+	host    string
 	Port    int
 	TLSPort int // with the line "tls-port auto"
 	t       testing.TB
@@ -36,7 +37,11 @@ func Start(t testing.TB, lines ...string) *Redis {
 		}
 		t.Skip("needs redis-server: apt-get install redis-server")
 	}
-	r := &Redis{t: t, Port: FreePort(t)}
+	r := &Redis{t: t, host: "127.0.0.1", Port: FreePort(t)}
+	for _, line := range lines { // which come last, and so win
+		_, _ = fmt.Sscanf(line, "bind %s", &r.host)
+		_, _ = fmt.Sscanf(line, "port %d", &r.Port)
+	}
 	dir := t.TempDir()
 	lines = append([]string{
 		"port " + strconv.Itoa(r.Port), "bind 127.0.0.1", "dir " + dir, `save ""`, "daemonize no",
@@ -60,13 +65,13 @@ func Start(t testing.TB, lines ...string) *Redis {
 }
 
 // URL is where it is.
-func (r *Redis) URL() string { return fmt.Sprintf("redis://127.0.0.1:%d", r.Port) }
+func (r *Redis) URL() string { return "redis://" + r.Address() }
 
 // TLSAddress is where it is for TLS.
-func (r *Redis) TLSAddress() string { return fmt.Sprintf("127.0.0.1:%d", r.TLSPort) }
+func (r *Redis) TLSAddress() string { return fmt.Sprintf("%s:%d", r.host, r.TLSPort) }
 
 // Address is where it is, without the scheme.
-func (r *Redis) Address() string { return fmt.Sprintf("127.0.0.1:%d", r.Port) }
+func (r *Redis) Address() string { return fmt.Sprintf("%s:%d", r.host, r.Port) }
 
 // Run starts it, after a Kill, with what was on its disk, and waits until it answers.
 func (r *Redis) Run() {
