@@ -102,7 +102,7 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) er
 		MayTouch: interceptor.MayTouch, Late: interceptor.Late, Flying: interceptor.Flying,
 		Journal: interceptor.Journal, Redrive: interceptor.Redrive, Settled: interceptor.Settled,
 		Resume:   func(ctx context.Context, journal any) context.Context { return chain.Resume(ctx, journal) },
-		Replayed: metrics.Replayed,
+		Replayed: metrics.Replayed, Rejected: files.rejected(), MaxRecords: cfg.MaxRequestIDs,
 		Pulse: func(p state.Pulse, err error) {
 			metrics.State(err == nil)
 			if err == nil {

@@ -2,11 +2,14 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/alecthomas/kong"
@@ -34,7 +37,9 @@ func (f follower) state(cfg *config.Config) (state.Store, func() *seal.Keys, err
 	if err != nil {
 		return nil, nil, fmt.Errorf("TEAMTOKEN_STATE_KEY_FILE (--state-key-file): %w", err)
 	}
-	o := state.RedisOptions{URL: cfg.State, Prefix: cfg.StatePrefix, Times: times, Observe: f.metrics.Step}
+	o := state.RedisOptions{
+		URL: cfg.State, Prefix: cfg.StatePrefix, Times: times, Observe: f.metrics.Step, Keys: keys.Get, Rejected: f.rejected(),
+	}
 	if cfg.StatePasswordFile != "" {
 		f.private("TEAMTOKEN_STATE_PASSWORD_FILE", cfg.StatePasswordFile)
 		password, err := follow(f, "TEAMTOKEN_STATE_PASSWORD_FILE", []string{cfg.StatePasswordFile}, func(contents [][]byte) (*secret.Text, error) {
@@ -46,23 +51,87 @@ func (f follower) state(cfg *config.Config) (state.Store, func() *seal.Keys, err
 		}
 		o.Password = func() secret.Text { return *password.Get() }
 	}
-	if cfg.StateCAFile != "" {
-		pem, err := os.ReadFile(cfg.StateCAFile) //nolint:gosec // which files are read is what settings are for
-		if err != nil {
-			return nil, nil, fmt.Errorf("TEAMTOKEN_STATE_CA_FILE (--state-ca-file): %w", err)
-		}
-		pool, err := certificates(pem)
-		if err != nil {
-			return nil, nil, fmt.Errorf("TEAMTOKEN_STATE_CA_FILE (--state-ca-file): %w", err)
-		}
-		o.TLS = ciphers.Client(pool)
+	if o.TLS, err = f.stateTLS(cfg); err != nil {
+		return nil, nil, err
 	}
+	f.warnOfState(cfg)
 	store, err := state.OpenRedis(o)
 	if err != nil {
 		return nil, nil, fmt.Errorf("TEAMTOKEN_STATE: %w", err)
 	}
 	return store, keys.Get, nil
 }
+
+// stateTLS is what connections to Redis by TLS are made with, as it is at the time.
+func (f follower) stateTLS(cfg *config.Config) (func() *tls.Config, error) {
+	roots := func() *x509.CertPool { return nil }
+	if cfg.StateCAFile != "" {
+		cas, err := follow(f, "TEAMTOKEN_STATE_CA_FILE", []string{cfg.StateCAFile}, func(contents [][]byte) (*x509.CertPool, error) {
+			return certificates(contents[0])
+		})
+		if err != nil {
+			return nil, fmt.Errorf("TEAMTOKEN_STATE_CA_FILE (--state-ca-file): %w", err)
+		}
+		roots = cas.Get
+	}
+	var own func(*tls.CertificateRequestInfo) (*tls.Certificate, error)
+	if cfg.StateTLSCertFile != "" {
+		const settings = "TEAMTOKEN_STATE_TLS_CERT_FILE, TEAMTOKEN_STATE_TLS_KEY_FILE"
+		f.private("TEAMTOKEN_STATE_TLS_KEY_FILE", cfg.StateTLSKeyFile)
+		pair, err := follow(f, settings, []string{cfg.StateTLSCertFile, cfg.StateTLSKeyFile}, func(contents [][]byte) (*tls.Certificate, error) {
+			certificate, err := tls.X509KeyPair(contents[0], contents[1])
+			return &certificate, err
+		})
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", settings, err)
+		}
+		f.metrics.Certificate("TEAMTOKEN_STATE_TLS_CERT_FILE", func() time.Time { return pair.Get().Leaf.NotAfter })
+		own = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return pair.Get(), nil }
+	}
+	return func() *tls.Config {
+		c := ciphers.Client(roots())
+		c.GetClientCertificate = own
+		return c
+	}, nil
+}
+
+// warnOfState says what lets others on the way to Redis read it, or use it.
+func (f follower) warnOfState(cfg *config.Config) {
+	weak := state.Weaknesses(cfg.State)
+	if weak.NoTLS {
+		f.log.Warn("Redis is on another host and reached without TLS: whoever is on the way can read and change what replicas agree on, and its password; use rediss://",
+			telemetry.KeySetting, "TEAMTOKEN_STATE")
+	}
+	if weak.NoPassword && cfg.StatePasswordFile == "" && cfg.StateTLSCertFile == "" {
+		f.log.Warn("Redis is on another host and asks for no password and no client certificate: whoever reaches it can change what replicas agree on; set TEAMTOKEN_STATE_PASSWORD_FILE",
+			telemetry.KeySetting, "TEAMTOKEN_STATE")
+	}
+}
+
+// rejectedInterval is how often a value in the state store that led to nothing is
+// logged, at most: there may be any number. All are counted.
+const rejectedInterval = 10 * time.Second
+
+// rejected counts and logs what was found in the state store and led to nothing.
+func (f follower) rejected() func(ctx context.Context, kind, team string, why error) {
+	var mu sync.Mutex
+	var next time.Time
+	return func(ctx context.Context, kind, team string, why error) {
+		f.metrics.StateRejected(ctx, kind)
+		mu.Lock()
+		defer mu.Unlock()
+		now := time.Now()
+		if now.Before(next) {
+			return
+		}
+		next = now.Add(rejectedInterval)
+		f.log.ErrorContext(ctx, "a value in the state store is not believed and led to nothing: somebody else writes there, or replicas have different keys",
+			"kind", kind, telemetry.KeySubject, team[:min(len(team), maxLogged)], telemetry.KeyError, why)
+	}
+}
+
+// maxLogged is how much of a name is logged that somebody else may have written.
+const maxLogged = 64
 
 // learn asks the upstream what it takes, before anybody waits for that.
 func (f follower) learn(client *upstream.Client) {
@@ -78,7 +147,7 @@ type stateKeyLine struct {
 	New     newKeyCommand     `cmd:"" help:"Write a file with one new key."`
 	Add     addKeyCommand     `cmd:"" help:"Add a new key, which opens and does not seal yet: give the file to all replicas, then promote it."`
 	Promote promoteKeyCommand `cmd:"" help:"Have the newest key seal from now on; older ones still open."`
-	Drop    dropKeysCommand   `cmd:"" help:"Leave out all keys but the one that seals. What the others sealed within the last ten minutes can't be given again."`
+	Drop    dropKeysCommand   `cmd:"" help:"Leave out all keys but the one that seals. What the others sealed within the last day is not believed any more."`
 }
 
 type (

@@ -21,6 +21,8 @@ var (
 const (
 	minHold = 100 * time.Millisecond
 	maxHold = 10 * time.Minute
+
+	maxRequestIDs = 10_000_000
 )
 
 // checkState checks how replicas share what they have to agree on.
@@ -35,9 +37,18 @@ func (c *Config) checkState(refuse func(wrong bool, format string, args ...any))
 	for name, value := range map[string]string{
 		"TEAMTOKEN_STATE_KEY_FILE (--state-key-file)": c.StateKeyFile, "TEAMTOKEN_STATE_CA_FILE (--state-ca-file)": c.StateCAFile,
 		"TEAMTOKEN_STATE_PASSWORD_FILE (--state-password-file)": c.StatePasswordFile,
+		"TEAMTOKEN_STATE_TLS_CERT_FILE (--state-tls-cert-file)": c.StateTLSCertFile, "TEAMTOKEN_STATE_TLS_KEY_FILE (--state-tls-key-file)": c.StateTLSKeyFile,
 	} {
 		refuse(!shared && value != "", "%s is for Redis, and TEAMTOKEN_STATE is memory: leave one out", name)
 	}
+	tls := strings.HasPrefix(url, "rediss://")
+	refuse((c.StateTLSCertFile == "") != (c.StateTLSKeyFile == ""),
+		"TEAMTOKEN_STATE_TLS_CERT_FILE (--state-tls-cert-file) and TEAMTOKEN_STATE_TLS_KEY_FILE (--state-tls-key-file) go together: set both or none")
+	refuse(shared && !tls && (c.StateCAFile != "" || c.StateTLSCertFile != ""),
+		"TEAMTOKEN_STATE_CA_FILE (--state-ca-file) and TEAMTOKEN_STATE_TLS_CERT_FILE (--state-tls-cert-file) are for TLS:"+
+			" TEAMTOKEN_STATE must be rediss://")
+	refuse(c.MaxRequestIDs < 0 || c.MaxRequestIDs > maxRequestIDs,
+		"TEAMTOKEN_MAX_REQUEST_IDS_PER_CALLER (--max-request-ids-per-caller) is %d: it must be from 0 to %d", c.MaxRequestIDs, maxRequestIDs)
 	refuse(!prefix.MatchString(c.StatePrefix),
 		"TEAMTOKEN_STATE_PREFIX (--state-prefix) is %q: it must be 1 to 64 letters, digits and `_.:-`", c.StatePrefix)
 	refuse(c.UnknownHold < minHold || c.UnknownHold > maxHold,

@@ -30,7 +30,7 @@ const busyRetry = time.Second
 func (s *Service) begin(
 	ctx context.Context, c state.Change, params string, d deed, place *place,
 ) (a state.Answer, joined bool, err error) {
-	ask := state.Ask{Change: c, Holder: s.holder(), Params: params, Waiter: state.Waiter{Caller: place.caller}}
+	ask := state.Ask{Change: c, Holder: s.holder(), Params: params, MaxRecords: s.options.MaxRecords, Waiter: state.Waiter{Caller: place.caller}}
 	busy, queued := false, false
 	defer func() {
 		if queued && a.Verdict != state.Granted {
@@ -80,6 +80,12 @@ func (s *Service) begin(
 			return a, joined, &reason.Error{
 				Reason: teamtokenv1.ErrorReason_ERROR_REASON_REQUEST_ID_REUSED, Outcome: reason.NotApplied,
 			}
+		case state.Full:
+			return a, joined, &reason.Error{
+				Reason: teamtokenv1.ErrorReason_ERROR_REASON_CALLER_QUOTA_EXCEEDED, Outcome: reason.NotApplied, RetryAfter: recordsRetry, Cause: errRecords,
+			}
+		case state.Unreadable:
+			return a, joined, stillUnknown(errUnreadableRecord)
 		case state.Over:
 			switch end, ok := ctx.Deadline(); {
 			case look && place.first: // it is free
@@ -168,6 +174,15 @@ func (s *Service) holder() string {
 	return state.NewHolder()
 }
 
+// recordsRetry is what a caller is told to wait of whom too many records are kept: the
+// oldest may go within the hour.
+const recordsRetry = time.Hour
+
+var (
+	errRecords          = errors.New("the results of too many calls with a request id are kept for this caller: see TEAMTOKEN_MAX_REQUEST_IDS_PER_CALLER (--max-request-ids-per-caller)")
+	errUnreadableRecord = errors.New("the record of this request id does not open: look which token there is, and use another request id")
+)
+
 var errUnsettled = errors.New("what became of the call with this request id is not known yet")
 
 // away is what a call is told when the store can't be asked. If the same request was
@@ -229,6 +244,7 @@ type keeper struct {
 	until atomic.Int64 // in nanoseconds from turn.Asked
 	over  context.CancelFunc
 	life  context.Context //nolint:containedctx // of the turn
+	timer *time.Timer     // of the next renewal
 }
 
 var errTurnOver = errors.New("the turn ended before the request was sent")
@@ -254,8 +270,9 @@ func (s *Service) keep(ctx context.Context, t state.Turn) (_ context.Context, st
 	k := &keeper{turn: t, lease: lease}
 	k.life, k.over = context.WithCancel(context.WithoutCancel(ctx))
 	k.until.Store(int64(lease))
-	time.AfterFunc(lease/3, func() { s.renew(k) })
-	return upstream.WithLife(ctx, k), k.over
+	k.timer = time.AfterFunc(time.Hour, func() { s.renew(k) })
+	k.timer.Reset(lease / 3)
+	return upstream.WithLife(ctx, k), func() { k.over(); k.timer.Stop() } // which would keep the call in memory until then
 }
 
 func (s *Service) renew(k *keeper) {
@@ -275,7 +292,7 @@ func (s *Service) renew(k *keeper) {
 		k.over()
 		return
 	}
-	time.AfterFunc(min(k.lease/3, left/2), func() { s.renew(k) })
+	k.timer.Reset(min(k.lease/3, left/2))
 }
 
 var errUnknownMethod = &upstream.Error{Kind: upstream.Rejected, Cause: errors.New("a change of a method that this version does not know")}

@@ -53,6 +53,7 @@ type trace struct {
 	done    bool
 	gone    bool   // what was to be deleted is not there, whoever did it
 	token   string // that it made
+	used    bool   // that was used, so that somebody was given its secret
 	present string // the id of the team's token, or state.None; empty if that was not read
 }
 

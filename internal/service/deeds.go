@@ -142,7 +142,7 @@ func (c creation) look(ctx context.Context, since time.Duration, _ string) (trac
 			})
 			if found >= 0 {
 				t := page.Tokens[found]
-				return trace{done: youngerThan(begun, t.CreatedAt, page.Seen, false), token: t.ID}, nil
+				return trace{done: youngerThan(begun, t.CreatedAt, page.Seen, false), token: t.ID, used: !t.LastUsedAt.IsZero()}, nil
 			}
 			l.Page = page.Next
 		}

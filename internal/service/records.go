@@ -30,13 +30,15 @@ type issueRequest interface {
 // recordOf is the key of a request's record, and a hash of what it asks for; both
 // are empty of one without a request id. The key is the caller's and the method's,
 // so that nobody is given another's answer.
-func recordOf(ctx context.Context, req issueRequest) (key, params string, err error) {
+//
+// owner is whose record it is, for there may be so many of one caller.
+func recordOf(ctx context.Context, req issueRequest) (key, owner, params string, err error) {
 	if req.GetRequestId() == "" {
-		return "", "", nil
+		return "", "", "", nil
 	}
 	message, err := proto.MarshalOptions{Deterministic: true}.Marshal(req)
 	if err != nil { // only of a message with invalid UTF-8, which none is that was decoded
-		return "", "", &reason.Error{
+		return "", "", "", &reason.Error{
 			Reason: teamtokenv1.ErrorReason_ERROR_REASON_INTERNAL, Outcome: reason.NotApplied, Cause: err,
 		}
 	}
@@ -44,7 +46,7 @@ func recordOf(ctx context.Context, req issueRequest) (key, params string, err er
 	if credential, ok := upstream.CredentialFrom(ctx); ok {
 		parts[1] = digest(credential.Reveal())
 	}
-	return digest(strings.Join(parts, "\x00")), digest(string(message)), nil
+	return digest(strings.Join(parts, "\x00")), digest(strings.Join(parts[:2], "\x00")), digest(string(message)), nil
 }
 
 func digest(s string) string {
@@ -54,11 +56,11 @@ func digest(s string) string {
 
 // issue makes a token, once for each request id of a caller.
 func (s *Service) issue(ctx context.Context, req issueRequest, c state.Change, d deed) (issued, error) {
-	key, params, err := recordOf(ctx, req)
+	key, owner, params, err := recordOf(ctx, req)
 	if err != nil {
 		return issued{}, err
 	}
-	c.Record = key
+	c.Record, c.Caller = key, owner
 	if key == "" {
 		return s.change(ctx, c, params, d)
 	}
@@ -177,10 +179,12 @@ func (s *Service) replayed(
 	}
 	message, err := s.options.Keys().Open(r.Answer, purpose(c, params))
 	if err != nil {
+		s.options.Rejected(ctx, state.SealedAnswer, c.Team, err)
 		return issued{}, expired(err)
 	}
 	var kept teamtokenv1.GenerateTokenResponse
-	if err := proto.Unmarshal([]byte(message.Reveal()), &kept); err != nil {
+	if err := proto.Unmarshal([]byte(message.Reveal()), &kept); err != nil || kept.GetTeamToken().GetId() != r.Token {
+		s.options.Rejected(ctx, state.SealedAnswer, c.Team, errUnreadable)
 		return issued{}, expired(errUnreadable)
 	}
 	made := issued{fromProto(kept.GetTeamToken()), secret.New(kept.GetSecret())}

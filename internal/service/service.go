@@ -40,6 +40,11 @@ type Options struct {
 	Keys func() *seal.Keys
 	// Hold is how long a team is held back after an unknown outcome.
 	Hold time.Duration
+	// MaxRecords is how many records of requests may be kept of one caller; 0 is no limit.
+	MaxRecords int
+	// Rejected, if set, is told of what was kept and led to nothing, as state.RedisOptions
+	// has it.
+	Rejected func(ctx context.Context, kind, team string, why error)
 	// Organizations are those whose lists may show a token that was lost; none stands
 	// for all that the credential can see.
 	Organizations []upstream.Organization
@@ -117,6 +122,9 @@ func New(u Upstream, o Options, log *slog.Logger) *Service {
 	}
 	if o.Replayed == nil {
 		o.Replayed = func(context.Context, string) {}
+	}
+	if o.Rejected == nil {
+		o.Rejected = func(context.Context, string, string, error) {}
 	}
 	if o.Pulse == nil {
 		o.Pulse = func(state.Pulse, error) {}

@@ -117,6 +117,8 @@ func (s *Service) settled(ctx context.Context, u state.Unsettled, bucket string)
 		return notYet, "", "", err
 	case seen.done && d.traits().suffices:
 		return end, applied, "", nil
+	case seen.done && d.traits().orphans && seen.used: // what the state says is older than the truth
+		return end, applied, seen.token, nil
 	case seen.done && d.traits().orphans:
 		if err := s.remove(ctx, u.Change, seen.token, d); err != nil {
 			return notYet, "", "", err

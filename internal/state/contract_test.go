@@ -3,10 +3,12 @@ package state_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/teamtoken/teamtoken/internal/seal"
 	"github.com/teamtoken/teamtoken/internal/secret"
 	"github.com/teamtoken/teamtoken/internal/state"
 	"github.com/teamtoken/teamtoken/internal/state/statetest"
@@ -14,6 +16,15 @@ import (
 
 // hold is short, so that what happens after it is seen soon.
 const hold = 900 * time.Millisecond
+
+// keys are those of all replicas of a test.
+var keys = func() func() *seal.Keys {
+	k, err := seal.Ephemeral()
+	if err != nil {
+		panic(err)
+	}
+	return func() *seal.Keys { return k }
+}()
 
 // each runs a test on both stores.
 func each(t *testing.T, test func(t *testing.T, s state.Store)) {
@@ -23,7 +34,7 @@ func each(t *testing.T, test func(t *testing.T, s state.Store)) {
 
 func open(t *testing.T, url, prefix string) *state.Redis {
 	t.Helper()
-	s, err := state.OpenRedis(state.RedisOptions{URL: secret.New(url), Prefix: prefix, Times: state.NewTimes(hold)})
+	s, err := state.OpenRedis(state.RedisOptions{URL: secret.New(url), Prefix: prefix, Times: state.NewTimes(hold), Keys: keys})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -286,7 +297,7 @@ func TestTheSameAskTwice(t *testing.T) {
 	s := open(t, statetest.Start(t).URL(), "teamtoken")
 	a := ask("a", "r")
 	first, again := begin(t, s, a, state.Granted), begin(t, s, a, state.Granted)
-	if again.Turn.Asked = first.Turn.Asked; first.Turn != again.Turn {
+	if first.Turn.Team != again.Turn.Team || first.Turn.Holder != again.Turn.Holder || first.Turn.Epoch != again.Turn.Epoch {
 		t.Errorf("%+v, and then %+v", first.Turn, again.Turn)
 	}
 	begin(t, open(t, statetest.Start(t).URL(), "other"), a, state.Granted)
@@ -342,7 +353,7 @@ func TestPasswordAndUser(t *testing.T) {
 	}
 	given, err := state.OpenRedis(state.RedisOptions{
 		URL: secret.New("redis://tt@" + r.Address()), Password: func() secret.Text { return secret.New("right") },
-		Prefix: "y", Times: state.NewTimes(hold),
+		Prefix: "y", Times: state.NewTimes(hold), Keys: keys,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -353,20 +364,78 @@ func TestPasswordAndUser(t *testing.T) {
 
 func TestURLs(t *testing.T) {
 	for url, ok := range map[string]bool{
-		"redis://h:6379":                             true,
-		"rediss://user:pass@h:6379/2":                true,
-		"redis://h:26379?master_name=m&addr=i:26379": true,
-		"rediss://h:6379?cluster=true&addr=i:6379":   true,
-		"redis://h:6379?addr=i:6379":                 false,
-		"redis://h:6379?cluster=maybe":               false,
-		"redis://h:6379?unheard_of=1":                false,
-		"http://h":                                   false,
-		"h:6379":                                     false,
-		"redis://user:p%ZZass@h":                     false,
-		"unix:///run/redis.sock":                     false,
+		"redis://h:6379":                                           true,
+		"rediss://user:pass@h:6379/2":                              true,
+		"redis://h:26379?master_name=m&addr=i:26379":               true,
+		"rediss://h:6379?cluster=true&addr=i:6379":                 true,
+		"redis://h:6379?addr=i:6379":                               false,
+		"redis://h:6379?cluster=maybe":                             false,
+		"redis://h:6379?unheard_of=1":                              false,
+		"redis://h:6379?db=2":                                      true,
+		"redis://h:26379?master_name=m&db=2&username=u&password=p": true,
+		"rediss://h:6379?skip_verify=true":                         false,
+		"rediss://h:6379?skip_verify=false":                        false,
+		"rediss://h:6379?cluster=true&skip_verify=true":            false,
+		"rediss://h:6379?master_name=m&skip_verify=1":              false,
+		"redis://h:6379?skip_verify=true":                          false,
+		"rediss://h:6379?Skip_Verify=true":                         false,
+		"rediss://h:6379?%73kip_verify=true":                       false,
+		"rediss://h:6379?db=1;skip_verify=true":                    false,
+		"redis://h:6379?read_timeout=1h":                           false,
+		"redis://h:6379?cluster=true&read_only=true":               false,
+		"redis://h:6379?cluster=true&route_randomly=true":          false,
+		"redis://h:6379?cluster=true&db=1":                         false,
+		"redis://h:6379?cluster=true&master_name=m":                false,
+		"redis://h:6379?cluster=true&cluster=false":                false,
+		"redis://h:6379?master_name=":                              false,
+		"redis://h:6379?master_name=m&master_name=n":               false,
+		"redis://h:6379?master_name=m&replica_only=true":           false,
+		"redis://h:6379?username=u":                                false,
+		"redis://h:6379?db=1&db=2":                                 false,
+		"redis://:pa#ss@h:6379":                                    false,
+		"REDISS://h:6379":                                          true,
+		"http://h":                                                 false,
+		"h:6379":                                                   false,
+		"redis://user:p%ZZass@h":                                   false,
+		"unix:///run/redis.sock":                                   false,
 	} {
 		if err := state.CheckURL(secret.New(url)); (err == nil) != ok {
 			t.Errorf("%s: %v", url, err)
+		}
+	}
+}
+
+// An error shows nothing of a URL but the names of parameters that go-redis has.
+func TestURLErrorsTellNothing(t *testing.T) {
+	for _, url := range []string{"redis://:pa?sswordx=y@h:6379", "redis://u:sswordx#y@h", "redis://u:p%ZZsswordx@h", "rediss://h?skip_verify=sswordx", "rediss://:sswordx@h?read_only=1"} {
+		if err := state.CheckURL(secret.New(url)); err == nil || strings.Contains(err.Error(), "sswordx") {
+			t.Errorf("%v", err)
+		}
+	}
+}
+
+// What is warned of at start.
+func TestWeaknesses(t *testing.T) {
+	for url, want := range map[string]state.Weakness{
+		"redis://redis:6379":                                       {NoTLS: true, NoPassword: true},
+		"redis://:p@redis:6379":                                    {NoTLS: true},
+		"rediss://redis:6379":                                      {NoPassword: true},
+		"rediss://u:p@redis:6379":                                  {},
+		"redis://127.0.0.1:6379":                                   {},
+		"redis://127.9.9.9":                                        {},
+		"redis://localhost:6379":                                   {},
+		"redis://[::1]:6379":                                       {},
+		"redis://[2001:db8::1]:6379":                               {NoTLS: true, NoPassword: true},
+		"redis://10.0.0.1:6379":                                    {NoTLS: true, NoPassword: true},
+		"redis://localhost.example.com":                            {NoTLS: true, NoPassword: true},
+		"redis://localhost:6379?cluster=true&addr=redis:6379":      {NoTLS: true, NoPassword: true},
+		"redis://:p@localhost:6379?cluster=true&addr=10.0.0.1:637": {NoTLS: true},
+		"redis://:p@sentinel:26379?master_name=m":                  {NoTLS: true, NoPassword: true}, // the Sentinel's alone
+		"redis://sentinel:26379?master_name=m&password=p":          {NoTLS: true},
+		"redis://localhost:26379?master_name=m":                    {},
+	} {
+		if got := state.Weaknesses(secret.New(url)); got != want {
+			t.Errorf("%s: %+v", url, got)
 		}
 	}
 }
@@ -379,5 +448,30 @@ func eventually(t *testing.T, ok func() bool) {
 			t.Fatal("not within 30 s")
 		}
 		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// An ask that Redis reads after it was withdrawn is of nobody: the team is free again
+// at once when that is seen, and nothing is alarmed.
+func TestAnAskThatCameLate(t *testing.T) {
+	r := statetest.Start(t)
+	rejected := false
+	s, err := state.OpenRedis(state.RedisOptions{
+		URL: secret.New(r.URL()), Prefix: "teamtoken", Times: state.NewTimes(hold), Keys: keys,
+		Rejected: func(context.Context, string, string, error) { rejected = true },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	a := ask("a", "r")
+	end(t, s, begin(t, s, a, state.Granted).Turn, state.End{Known: state.Same, Fate: state.Forget})
+	begin(t, s, a, state.Granted) // as the same words, read again
+	eventually(t, func() bool {
+		got, err := s.Begin(t.Context(), ask("a", ""))
+		return err == nil && got.Verdict == state.Granted
+	})
+	if rejected {
+		t.Error("it was taken for a forged one")
 	}
 }

@@ -15,7 +15,9 @@
 //   - Under a request id there is one change, until it is forgotten.
 //   - All times are of one clock: the process's, or Redis's.
 //
-// It stores no secret in the clear: an answer is sealed before it comes here.
+// It stores no secret in the clear: an answer is sealed before it comes here. What
+// Redis is given that leads to an action or an answer is sealed as well, and believed
+// only where it was put: sealed.go says how.
 //
 // What Redis has acknowledged and lost, in a failover or for want of persistence,
 // is lost here too: docs/semantics.md says what that can lead to.

@@ -12,8 +12,10 @@ type Memory struct {
 	times Times
 
 	mu      sync.Mutex
+	epoch   int64 // of the last lock, whatever team it was of
 	teams   map[string]*team
 	records map[string]*record
+	kept    map[string]int       // by caller, of how many requests the record is kept
 	tat     map[string]time.Time // by bucket, when its next regular slot is
 	tatMax  int                  // how many of these there may be before some are dropped
 	swept   time.Time
@@ -30,6 +32,7 @@ type team struct {
 }
 
 type record struct {
+	caller  string
 	params  string
 	fate    Fate // empty while it is open
 	what    Recorded
@@ -40,7 +43,7 @@ type record struct {
 // NewMemory returns an empty state.
 func NewMemory(t Times) *Memory {
 	return &Memory{
-		times: t, teams: make(map[string]*team), records: make(map[string]*record), tat: make(map[string]time.Time), swept: time.Now(),
+		times: t, teams: make(map[string]*team), records: make(map[string]*record), kept: make(map[string]int), tat: make(map[string]time.Time), swept: time.Now(),
 	}
 }
 
@@ -62,20 +65,24 @@ func (m *Memory) Begin(_ context.Context, a Ask) (Answer, error) {
 	if r != nil && r.fate == Keep {
 		return Answer{Verdict: Done, Recorded: r.what}, nil
 	}
-	t := m.teams[a.Change.Team]
-	if t == nil {
-		t = &team{}
-		m.teams[a.Change.Team] = t
+	if r == nil && a.Change.Record != "" && a.MaxRecords > 0 && m.kept[a.Change.Caller] >= a.MaxRecords {
+		return Answer{Verdict: Full}, nil
 	}
-	if t.change != nil {
+	t := m.teams[a.Change.Team]
+	if t != nil && t.change != nil {
 		same := r != nil && t.change.Record == a.Change.Record
-		return t.occupied(a, same, now), nil
+		return m.occupied(t, a, same, now), nil
 	}
 	wait := m.reserve(a.Slot, now)
 	if wait > a.Slot.MaxWait {
 		return Answer{Verdict: Over, Wait: wait}, nil
 	}
-	t.epoch++
+	if t == nil {
+		t = &team{}
+		m.teams[a.Change.Team] = t
+	}
+	m.epoch++
+	t.epoch = m.epoch
 	t.holder, t.begun = a.Holder, now
 	t.change = &a.Change
 	lost := ""
@@ -83,22 +90,26 @@ func (m *Memory) Begin(_ context.Context, a Ask) (Answer, error) {
 		if r != nil {
 			lost = r.what.Token
 		}
-		m.records[a.Change.Record] = &record{params: a.Params, what: Recorded{Token: lost}, expires: now.Add(m.times.Tombstone)}
+		m.forget(a.Change.Record)
+		m.records[a.Change.Record] = &record{
+			caller: a.Change.Caller, params: a.Params, what: Recorded{Token: lost}, expires: now.Add(m.times.Tombstone),
+		}
+		m.kept[a.Change.Caller]++
 	}
 	return Answer{
-		Verdict: Granted, Turn: Turn{a.Change.Team, a.Holder, t.epoch, now, a.Change.Record}, Wait: wait, Known: t.known, Lost: lost,
+		Verdict: Granted, Turn: Turn{a.Change.Team, a.Holder, t.epoch, now, a.Change.Record, nil}, Wait: wait, Known: t.known, Lost: lost,
 	}, nil
 }
 
 // occupied is the answer to who asks for a team of which something is not ended.
-func (t *team) occupied(a Ask, same bool, now time.Time) Answer {
+func (m *Memory) occupied(t *team, a Ask, same bool, now time.Time) Answer {
 	switch {
 	case t.holder != "" && same && t.hold.IsZero():
 		return Answer{Verdict: Running}
 	case t.holder != "" && t.hold.IsZero():
 		return Answer{Verdict: Busy}
 	case t.holder == "" && !t.due.After(now):
-		return Answer{Verdict: Unsettle, Unsettled: t.claim(a.Holder, now)}
+		return Answer{Verdict: Unsettle, Unsettled: m.claim(t, a.Holder, now)}
 	case same:
 		return Answer{Verdict: Unknown, Wait: t.hold.Sub(now)}
 	default:
@@ -106,12 +117,24 @@ func (t *team) occupied(a Ask, same bool, now time.Time) Answer {
 	}
 }
 
-func (t *team) claim(holder string, now time.Time) Unsettled {
-	t.epoch++
-	t.holder = holder
+func (m *Memory) claim(t *team, holder string, now time.Time) Unsettled {
+	m.epoch++
+	t.epoch, t.holder = m.epoch, holder
 	return Unsettled{
-		Turn: Turn{t.change.Team, holder, t.epoch, now, t.change.Record}, Change: *t.change,
+		Turn: Turn{t.change.Team, holder, t.epoch, now, t.change.Record, nil}, Change: *t.change,
 		Since: now.Sub(t.begun), Hold: t.hold.Sub(now), Known: t.known,
+	}
+}
+
+// forget takes the record of a key away, if there is one.
+func (m *Memory) forget(key string) {
+	r := m.records[key]
+	if r == nil {
+		return
+	}
+	delete(m.records, key)
+	if m.kept[r.caller]--; m.kept[r.caller] == 0 {
+		delete(m.kept, r.caller)
 	}
 }
 
@@ -169,6 +192,9 @@ func (m *Memory) End(_ context.Context, t Turn, e End) error {
 	if e.Known != Same {
 		own.known = e.Known
 	}
+	if own.known == "" {
+		delete(m.teams, t.Team)
+	}
 	if t.record == "" {
 		return nil
 	}
@@ -177,7 +203,7 @@ func (m *Memory) End(_ context.Context, t Turn, e End) error {
 	case e.Fate == Forget && r.what.Token != "":
 		r.fate = Lost
 	case e.Fate == Forget:
-		delete(m.records, t.record)
+		m.forget(t.record)
 	default:
 		r.fate, r.what = e.Fate, e.Recorded
 		r.answer, r.expires = now.Add(m.times.Answer), now.Add(m.times.Tombstone)
@@ -212,7 +238,7 @@ func (m *Memory) sweep(now time.Time) {
 	m.swept = now
 	for key := range m.records {
 		if m.record(key, now) == nil {
-			delete(m.records, key)
+			m.forget(key)
 		}
 	}
 	for bucket, tat := range m.tat {
@@ -236,7 +262,7 @@ func (m *Memory) Claim(_ context.Context, name, holder string) (Unsettled, bool,
 	if t == nil || t.change == nil || t.holder != "" || t.due.After(now) {
 		return Unsettled{}, false, nil
 	}
-	return t.claim(holder, now), true, nil
+	return m.claim(t, holder, now), true, nil
 }
 
 // Reserve is of Store.

@@ -86,6 +86,7 @@ type Change struct {
 	Expected    string `json:"expected,omitempty"` // the id of the token that it replaces
 	Description string `json:"description,omitempty"`
 	Bucket      string `json:"bucket"`           // whose credential it is made with
+	Caller      string `json:"caller,omitempty"` // whose record it has, of whose there may be so many
 	Record      string `json:"record,omitempty"` // of its request id; empty if it has none
 	// Journal is what else has to be known to settle it. Another process gets it as
 	// JSON decodes it.
@@ -109,6 +110,8 @@ type Ask struct {
 	Params string // a hash of what is asked for, which a request id stands for
 	Slot   Slot
 	Waiter Waiter
+	// MaxRecords is how many records may be kept of the caller; 0 is no limit.
+	MaxRecords int
 }
 
 // NewHolder is a name for one who asks.
@@ -120,6 +123,7 @@ type Turn struct {
 	Epoch        int64
 	Asked        time.Time // for it, by this process's clock: the lease is no shorter from then on
 	record       string    // of the change that it is about
+	op           *begun    // what was written down of that, in Redis
 }
 
 // Verdict is what became of an Ask.
@@ -127,15 +131,19 @@ type Verdict string
 
 // The verdicts, and what else of an Answer goes with each.
 const (
-	Granted  Verdict = "granted"  // Turn, Wait, Known, Lost
-	Busy     Verdict = "busy"     // Wait: another change is under way, for so long at most unless it is renewed
-	Held     Verdict = "held"     // Wait: another change's outcome is unknown, for so long at most
-	Running  Verdict = "running"  // the same request is under way
-	Unknown  Verdict = "unknown"  // Wait: the same request's outcome is unknown, for so long at most
-	Done     Verdict = "done"     // Recorded: the same request ended
-	Reused   Verdict = "reused"   // the request id stands for something else
-	Over     Verdict = "over"     // Wait: the budget is used up, for so long
-	Unsettle Verdict = "unsettle" // Unsettled: this has to be settled first, and the turn is given for that
+	Granted Verdict = "granted" // Turn, Wait, Known, Lost
+	Busy    Verdict = "busy"    // Wait: another change is under way, for so long at most unless it is renewed
+	Held    Verdict = "held"    // Wait: another change's outcome is unknown, for so long at most
+	Running Verdict = "running" // the same request is under way
+	Unknown Verdict = "unknown" // Wait: the same request's outcome is unknown, for so long at most
+	Done    Verdict = "done"    // Recorded: the same request ended
+	Reused  Verdict = "reused"  // the request id stands for something else
+	Full    Verdict = "full"    // too many records of the caller are kept for one more
+	// Unreadable is of a record that was not written by who has the key: nobody knows what
+	// became of the same request before.
+	Unreadable Verdict = "unreadable"
+	Over       Verdict = "over"     // Wait: the budget is used up, for so long
+	Unsettle   Verdict = "unsettle" // Unsettled: this has to be settled first, and the turn is given for that
 )
 
 // None is the id of a team's token when there is none.

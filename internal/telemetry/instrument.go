@@ -111,6 +111,11 @@ var (
 		"teamtoken.state.working", Gauge, "{store}", nil,
 		"1 while the state store answers; while it does not, changes are refused.",
 	}
+	stateRejected = Instrument{
+		"teamtoken.state.rejected", Counter, "{value}",
+		[]string{labelKind},
+		"Values in the state store that led to nothing, since they were not sealed by this service for that place or were put back later: a `change`, a team's `known` token, a request's `record` or its `answer`. Somebody else writes there, or replicas have different keys.",
+	}
 	auditWorking = Instrument{
 		"teamtoken.audit.working", Gauge, "{log}", nil,
 		"1 while the audit log can be written; while it can't, calls are refused.",
@@ -148,5 +153,5 @@ var (
 // the process.
 var Instruments = []Instrument{
 	rpcDuration, httpDuration, storeDuration, failures, replays, redrives, settled, teamsHeld, replicas, budgetRate, budgetWait,
-	budgetQueue, paused, circuitOpen, stateWorking, auditWorking, auditLost, auditCounted, reloads, fileAge, certificateLeft, connectionsRefused,
+	budgetQueue, paused, circuitOpen, stateWorking, stateRejected, auditWorking, auditLost, auditCounted, reloads, fileAge, certificateLeft, connectionsRefused,
 }

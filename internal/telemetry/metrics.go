@@ -32,6 +32,7 @@ type Metrics struct {
 	replays  counts[string]
 	redrives counts[string]
 	settled  counts[string]
+	rejected counts[string]
 	reloads  counts[reloadLabels]
 	audit    metric.Int64Gauge
 	state    metric.Int64Gauge
@@ -93,11 +94,15 @@ func newMetrics(meter metric.Meter, registry *prometheus.Registry) (*Metrics, er
 	m.replays = counts[string]{m.counter(replays), labelled(labelKind)}
 	m.redrives = counts[string]{m.counter(redrives), labelled(labelKind)}
 	m.settled = counts[string]{m.counter(settled), labelled(labelOutcome)}
+	m.rejected = counts[string]{m.counter(stateRejected), labelled(labelKind)}
 	m.reloads = counts[reloadLabels]{m.counter(reloads), known[reloadLabels]{of: func(l reloadLabels) []attribute.KeyValue {
 		return []attribute.KeyValue{attribute.String(labelSetting, l.setting), attribute.String(labelResult, l.result)}
 	}}}
 	m.audit, m.state = m.gauge(auditWorking), m.gauge(stateWorking)
 	m.diverted, m.refused = m.counter(auditLost), m.counter(connectionsRefused)
+	for _, kind := range []string{"change", "known", "record", "answer"} {
+		m.rejected.counter.Add(context.Background(), 0, m.rejected.labels.options(kind).add...)
+	}
 	m.Audit(true)
 	m.State(true)
 	m.counted = m.counter(auditCounted)
@@ -144,6 +149,9 @@ func (m *Metrics) Redriven(ctx context.Context, method string) { m.redrives.add(
 
 // Settled counts a change whose outcome is known by now.
 func (m *Metrics) Settled(ctx context.Context, outcome string) { m.settled.add(ctx, outcome) }
+
+// StateRejected counts a value in the state store that led to nothing.
+func (m *Metrics) StateRejected(ctx context.Context, kind string) { m.rejected.add(ctx, kind) }
 
 // Reload counts a change of the files of a setting.
 func (m *Metrics) Reload(setting string, ok bool) {

@@ -55,6 +55,7 @@ func taken(t *testing.T, deployment *appsv1.Deployment, objects []any) {
 	}
 	for _, file := range []string{
 		cfg.TFETokenFile, cfg.TFECAFile, cfg.PolicyFile, cfg.StateKeyFile, cfg.StatePasswordFile, cfg.StateCAFile,
+		cfg.StateTLSCertFile, cfg.StateTLSKeyFile,
 		cfg.TLSCertFile, cfg.TLSKeyFile, cfg.TLSClientCAFile,
 	} {
 		if v := mounted[path.Dir(file)]; file != "" && v.Secret == nil && v.ConfigMap == nil {

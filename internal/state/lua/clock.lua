@@ -5,14 +5,38 @@ local us = t[1] * 1000000 + t[2]
 local now = math.floor(us / 1000)
 local function n(x) return string.format('%.0f', x) end
 
--- settle gives the turn of a team to who settles what was begun there.
+-- num reads a number that somebody else may have written: what is none is default.
+local function num(x, default)
+  x = tonumber(x)
+  if x and x >= 0 and x < 9e15 then return math.floor(x) end -- not so of NaN
+  return default
+end
+
+-- get reads a value; one that is of another type is '', which opens for nobody.
+local function get(key)
+  local v = redis.pcall('GET', key)
+  if type(v) == 'table' then return '' end
+  return v
+end
+
+-- drop has a team forget a change that can't be read. Nobody else changes the team
+-- for the hold, since the change may have been sent; then nothing is left of it.
+local function drop(team, unsettled, held, name, hold, record)
+  redis.call('DEL', team)
+  redis.call('HSET', team, 'change', '', 'hold', n(now + hold), 'due', n(now + hold), 'record', record or '')
+  redis.call('PEXPIRE', team, n(hold))
+  redis.call('ZREM', unsettled, name)
+  redis.call('ZREM', held, name)
+end
+
+-- settle gives the lock of a team to who settles what was begun there.
 local function settle(team, unsettled, name, holder, lease, hold)
-  local m = redis.call('HMGET', team, 'until', 'change', 'hold', 'epoch', 'known', 'begun')
-  local epoch = tonumber(m[4]) + 1
-  local held = tonumber(m[3] or (m[1] + hold))
-  redis.call('HSET', team, 'holder', holder, 'until', n(now + lease), 'epoch', n(epoch), 'hold', n(held))
+  local m = redis.call('HMGET', team, 'until', 'change', 'hold', 'epoch', 'known', 'by', 'known_by')
+  local epoch = math.max(num(m[4], 0) + 1, us)
+  local ends = num(m[3], num(m[1], now) + hold)
+  redis.call('HSET', team, 'holder', holder, 'until', n(now + lease), 'epoch', n(epoch), 'hold', n(ends))
   redis.call('ZADD', unsettled, n(now + lease), name)
-  return {'unsettle', n(epoch), m[2], n(now - m[6]), n(held - now), m[5] or ''}
+  return {'unsettle', n(epoch), m[2], m[6] or '', n(now), n(ends), m[5] or '', m[7] or ''}
 end
 
 -- reserve takes room in a budget, and returns how long to wait, in microseconds;

@@ -1,36 +1,40 @@
--- KEYS: team, record, answer, unsettled, ended, held
--- ARGV: name, holder, epoch, unknown ('1'), hold, check (ms), known ('=' the same), fate ('' without record),
---       answer, answer's life (ms), token, failure, tombstone (ms)
-local team, record, answer, unsettled, ended, held = unpack(KEYS)
-local name, holder, epoch, unknown, hold, check, known, fate, sealed, life, token, failure, tombstone = unpack(ARGV)
+-- KEYS: team, record, answer, unsettled, ended, held, kept
+-- ARGV: name, holder, epoch, unknown ('1'), hold, check (ms), known ('' if it is not), who wrote that,
+--       record ('' to leave it, 'forget', or what it is from now on), whether it is one more ('1'), answer, its life (ms), tombstone (ms)
+local team, record, answer, unsettled, ended, held, kept = unpack(KEYS)
+local name, holder, epoch, unknown, hold, check, known, by, what, more, sealed, life, tombstone = unpack(ARGV)
 local m = redis.call('HMGET', team, 'holder', 'epoch', 'hold')
-if redis.call('GET', ended) == epoch then return 1 end -- the same word, said again
-if m[1] ~= holder or m[2] ~= epoch then return 0 end
-redis.call('HDEL', team, 'holder', 'until')
-redis.call('SET', ended, epoch, 'PX', 60000) -- longer than anybody says it again
+if get(ended) == epoch then return 2 end -- the same word, said again
+if m[1] ~= holder or m[2] ~= epoch then
+  if what == 'forget' and redis.call('EXISTS', team) == 0 then return 1 end -- the same, and there was nothing to be kept
+  return 0
+end
 if unknown == '1' then
+  redis.call('SET', ended, epoch, 'PX', 10000) -- longer than anybody says it again
+  redis.call('HDEL', team, 'holder', 'until')
   if not m[3] then redis.call('HSET', team, 'hold', n(now + hold)) end
   redis.call('HSET', team, 'due', n(now + check))
   redis.call('ZADD', unsettled, n(now + check), name)
   redis.call('ZADD', held, n(now + check), name)
   return 1
 end
-redis.call('HDEL', team, 'change', 'begun', 'record', 'hold', 'due')
 redis.call('ZREM', unsettled, name)
 redis.call('ZREM', held, name)
 if known == '' then
-  redis.call('HDEL', team, 'known')
-elseif known ~= '=' then
-  redis.call('HSET', team, 'known', known)
+  redis.call('DEL', team) -- epochs go on by the clock
+else
+  redis.call('HDEL', team, 'holder', 'until', 'change', 'by', 'record', 'hold', 'due')
+  redis.call('HSET', team, 'known', known, 'known_by', by)
 end
-local lost = fate == 'forget' and redis.call('HGET', record, 'token') or ''
-if fate == 'forget' and lost ~= '' then
-  redis.call('HSET', record, 'fate', 'lost')
-elseif fate == 'forget' then
+if what ~= 'forget' or known ~= '' then redis.call('SET', ended, epoch, 'PX', 10000) end
+if what == 'forget' then
   redis.call('DEL', record, answer)
-elseif fate ~= '' then
-  redis.call('HSET', record, 'fate', fate, 'token', token, 'failure', failure)
-  redis.call('PEXPIRE', record, tombstone)
+elseif what ~= '' then
+  redis.call('SET', record, what, 'PX', tombstone)
   if sealed ~= '' then redis.call('SET', answer, sealed, 'PX', life) end
+  if more == '1' then
+    redis.call('HINCRBY', kept, n(hour), 1)
+    redis.call('PEXPIRE', kept, 90000000) -- 25 h
+  end
 end
 return 1

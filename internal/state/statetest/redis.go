@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -18,10 +19,12 @@ import (
 // Redis is a redis-server on loopback that writes every change to disk before it
 // answers. It can be killed, hung and started again, on the same port.
 type Redis struct {
-	Port int
-	t    testing.TB
-	args []string
-	cmd  *exec.Cmd
+	host    string
+	Port    int
+	TLSPort int // with the line "tls-port auto"
+	t       testing.TB
+	args    []string
+	cmd     *exec.Cmd
 }
 
 // Start runs a Redis until the test ends, with these lines in its configuration.
@@ -34,12 +37,20 @@ func Start(t testing.TB, lines ...string) *Redis {
 		}
 		t.Skip("needs redis-server: apt-get install redis-server")
 	}
-	r := &Redis{t: t, Port: FreePort(t)}
+	r := &Redis{t: t, host: "127.0.0.1", Port: FreePort(t)}
+	for _, line := range lines { // which come last, and so win
+		_, _ = fmt.Sscanf(line, "bind %s", &r.host)
+		_, _ = fmt.Sscanf(line, "port %d", &r.Port)
+	}
 	dir := t.TempDir()
 	lines = append([]string{
 		"port " + strconv.Itoa(r.Port), "bind 127.0.0.1", "dir " + dir, `save ""`, "daemonize no",
 		"appendonly yes", "appendfsync always", "auto-aof-rewrite-min-size 1mb", "logfile " + filepath.Join(dir, "log"),
 	}, lines...)
+	if i := slices.Index(lines, "tls-port auto"); i >= 0 {
+		r.TLSPort = FreePort(t)
+		lines[i] = "tls-port " + strconv.Itoa(r.TLSPort)
+	}
 	conf := filepath.Join(dir, "conf")
 	if err := os.WriteFile(conf, []byte(strings.Join(lines, "\n")+"\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -54,10 +65,13 @@ func Start(t testing.TB, lines ...string) *Redis {
 }
 
 // URL is where it is.
-func (r *Redis) URL() string { return fmt.Sprintf("redis://127.0.0.1:%d", r.Port) }
+func (r *Redis) URL() string { return "redis://" + r.Address() }
+
+// TLSAddress is where it is for TLS.
+func (r *Redis) TLSAddress() string { return fmt.Sprintf("%s:%d", r.host, r.TLSPort) }
 
 // Address is where it is, without the scheme.
-func (r *Redis) Address() string { return fmt.Sprintf("127.0.0.1:%d", r.Port) }
+func (r *Redis) Address() string { return fmt.Sprintf("%s:%d", r.host, r.Port) }
 
 // Run starts it, after a Kill, with what was on its disk, and waits until it answers.
 func (r *Redis) Run() {
@@ -107,8 +121,11 @@ func (r *Redis) Hang() { _ = r.cmd.Process.Signal(syscall.SIGSTOP) }
 // Resume lets it go on.
 func (r *Redis) Resume() { _ = r.cmd.Process.Signal(syscall.SIGCONT) }
 
+// given are the ports that FreePort has given in this process.
+var given sync.Map
+
 // FreePort is a port that nobody has just now, below those that connections are
-// given by themselves.
+// given by themselves. It gives no port twice.
 func FreePort(t testing.TB) int {
 	t.Helper()
 	for range 100 {
@@ -116,7 +133,9 @@ func FreePort(t testing.TB) int {
 		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 		if err == nil {
 			_ = l.Close()
-			return port
+			if _, again := given.LoadOrStore(port, true); !again {
+				return port
+			}
 		}
 	}
 	t.Fatal("no free port")

@@ -40,6 +40,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- $files = append $files (dict "name" "state-key" "secret" $v.state.keySecret.name "key" $v.state.keySecret.key "setting" "state-key-file") }}
 {{- $files = append $files (dict "name" "state-password" "secret" $v.state.passwordSecret.name "key" $v.state.passwordSecret.key "setting" "state-password-file") }}
 {{- $files = append $files (dict "name" "state-ca" "secret" $v.state.caSecret.name "key" $v.state.caSecret.key "setting" "state-ca-file") }}
+{{- $files = append $files (dict "name" "state-tls" "secret" $v.state.tlsSecret.name "key" "tls.crt" "setting" "state-tls-cert-file") }}
 {{- $files = append $files (dict "name" "tls" "secret" $v.tls.secretName "key" "tls.crt" "setting" "tls-cert-file") }}
 {{- $files = append $files (dict "name" "client-ca" "secret" $v.tls.clientCASecret.name "key" $v.tls.clientCASecret.key "setting" "tls-client-ca-file") }}
 {{- $kept := list }}
@@ -53,6 +54,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- $_ := set $s "shutdown-delay" (printf "%ds" (int .Values.shutdownDelaySeconds)) }}
 {{- range include "teamtoken.files" . | fromJsonArray }}{{ $_ := set $s .setting (printf "/etc/teamtoken/%s/%s" .name .key) }}{{ end }}
 {{- if .Values.tls.secretName }}{{ $_ := set $s "tls-key-file" "/etc/teamtoken/tls/tls.key" }}{{ end }}
+{{- if .Values.state.tlsSecret.name }}{{ $_ := set $s "state-tls-key-file" "/etc/teamtoken/state-tls/tls.key" }}{{ end }}
 {{- if .Values.policyConfigMap.name }}{{ $_ := set $s "policy-file" (printf "/etc/teamtoken/policy/%s" .Values.policyConfigMap.key) }}{{ end }}
 {{- if .Values.policy }}{{ $_ := set $s "policy-file" "/etc/teamtoken/policy/policy.yaml" }}{{ end }}
 {{- if .Values.insecureAllowAnyCaller }}{{ $_ := set $s "insecure-allow-any-caller" true }}{{ end }}

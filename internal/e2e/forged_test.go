@@ -1,0 +1,176 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/simulator"
+	"github.com/teamtoken/teamtoken/internal/state/statetest"
+)
+
+func changesOf(sim *simulator.Simulator) int {
+	n := 0
+	for _, r := range sim.Requests() {
+		if r.Method != http.MethodGet {
+			n++
+		}
+	}
+	return n
+}
+
+// Who can write to Redis has nothing revoked: what he writes, and what he kept and puts
+// back, is not carried out, is not in the audit, is counted, and is out of the queue.
+func TestRedisIsWrittenByAnother(t *testing.T) {
+	const team, unsettled = "{teamtoken}:team:" + simulator.SeedTeam, "{teamtoken}:unsettled"
+	forged := func(method string) string {
+		journal := map[string]any{"method": method, "caller": "ci", "call_id": "forged", "team_id": simulator.SeedTeam}
+		return string(must(json.Marshal(map[string]any{
+			"method": method, "team": simulator.SeedTeam, "description": "d", "bucket": "service", "journal": journal,
+			"change": map[string]any{"method": method, "team": simulator.SeedTeam, "description": "d", "journal": journal}, "at": time.Now().UnixMilli(),
+		})))
+	}
+	type scene struct {
+		*redis.Client
+		during, before string // dumps of the team: while its token was made, and when another one was left
+	}
+	for name, write := range map[string]func(ctx context.Context, s scene) error{
+		"a change of his making": func(ctx context.Context, s scene) error {
+			return s.HSet(ctx, team, "change", forged("CreateNamedToken"), "epoch", 9, "begun", 1, "until", 1, "hold", 1, "record", "", "by", "x").Err()
+		},
+		"a deletion of his making": func(ctx context.Context, s scene) error {
+			return s.HSet(ctx, team, "change", forged("DeleteToken"), "epoch", 9, "begun", 1, "hold", 1, "by", "x").Err()
+		},
+		"the change as it was while the token was made": func(ctx context.Context, s scene) error {
+			return s.RestoreReplace(ctx, team, 0, s.during).Err()
+		},
+		"a change that was settled": func(ctx context.Context, s scene) error {
+			return s.RestoreReplace(ctx, team, 0, s.before).Err()
+		},
+		"the change of another team": func(ctx context.Context, s scene) error {
+			return s.Copy(ctx, "{teamtoken}:team:"+simulator.AnotherTeam(0), team, 0, true).Err()
+		},
+		"not even a hash": func(ctx context.Context, s scene) error { return s.Set(ctx, team, forged("CreateNamedToken"), 0).Err() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			sim, url := newSimulator(t)
+			r := statetest.Start(t)
+			f := start(t, sharing(t, withService(sim, url), r, "TEAMTOKEN_UNKNOWN_HOLD=1s"))
+			s := scene{Client: redis.NewClient(&redis.Options{Addr: r.Address()})}
+			t.Cleanup(func() { _ = s.Client.Close() })
+			create := func(id, team string) error {
+				_, err := f.client.CreateNamedToken(t.Context(), &teamtokenv1.CreateNamedTokenRequest{TeamId: team, Description: new("d"), RequestId: id})
+				return err
+			}
+			sim.Inject(simulator.Fault{Method: http.MethodPost, Drop: simulator.DropRST, Apply: simulator.ApplyNever})
+			if details(create("left", simulator.SeedTeam)).Outcome != "unknown" {
+				t.Fatal("it is known what became of the first call")
+			}
+			s.before = must(s.Dump(t.Context(), team).Result())
+			eventually(t, "the first call is settled", func() bool { return s.ZCard(t.Context(), unsettled).Val() == 0 })
+			sim.Reset()
+			release, made := make(chan struct{}), make(chan error, 1)
+			fault := sim.Inject(simulator.Fault{Method: http.MethodPost, Hold: release})
+			go func() { made <- create("made", simulator.SeedTeam) }()
+			<-fault.Hit()
+			s.during = must(s.Dump(t.Context(), team).Result())
+			close(release)
+			if err := <-made; err != nil {
+				t.Fatal(err)
+			}
+			sim.Inject(simulator.Fault{Method: http.MethodPost, Drop: simulator.DropRST, Apply: simulator.ApplyNever})
+			_ = create("other", simulator.AnotherTeam(0))
+
+			changes, lines := changesOf(sim), len(f.audited())
+			if err := write(t.Context(), s); err != nil {
+				t.Fatal(err)
+			}
+			if s.Type(t.Context(), team).Val() == "hash" {
+				s.HDel(t.Context(), team, "holder", "due")
+			}
+			s.ZRem(t.Context(), unsettled, simulator.AnotherTeam(0))
+			s.ZAdd(t.Context(), unsettled, redis.Z{Score: 1, Member: simulator.SeedTeam})
+			eventually(t, "it is out of the queue", func() bool { return s.ZCard(t.Context(), unsettled).Val() == 0 })
+			eventually(t, "it is counted", func() bool {
+				return strings.Contains(f.metrics(), `teamtoken_state_rejected_total{kind="change"} 1`)
+			})
+			if changesOf(sim) != changes {
+				t.Errorf("requests: %v", sim.Requests())
+			}
+			for _, line := range f.audited()[lines:] {
+				t.Errorf("in the audit: %+v", line)
+			}
+			eventually(t, "the log says so", func() bool {
+				return strings.Contains(f.stderr.String(), "a value in the state store is not believed")
+			})
+			if minted := sim.Minted(); len(minted) != 1 || !minted[0].Live {
+				t.Error("the token that was made is not live")
+			}
+			if err := create("after", simulator.SeedTeam); details(err).Reason != "DESCRIPTION_TAKEN" { // when the hold is over
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// A record that another wrote answers nothing: the caller is told that nobody knows.
+func TestRecordIsWrittenByAnother(t *testing.T) {
+	sim, url := newSimulator(t)
+	r := statetest.Start(t)
+	f := start(t, sharing(t, withService(sim, url), r))
+	client := redis.NewClient(&redis.Options{Addr: r.Address()})
+	defer client.Close()
+	must(f.client.GenerateToken(t.Context(), asking("one")))
+	must(f.client.GenerateToken(t.Context(), asking("two")))
+	records := must(client.Keys(t.Context(), "*record*").Result())
+	answers := must(client.Keys(t.Context(), "*answer*").Result())
+	if len(records) != 2 || len(answers) != 2 {
+		t.Fatal(records, answers)
+	}
+	values := [2]string{must(client.Get(t.Context(), records[0]).Result()), must(client.Get(t.Context(), records[1]).Result())}
+	sealed := [2]string{must(client.Get(t.Context(), answers[0]).Result()), must(client.Get(t.Context(), answers[1]).Result())}
+	posted := posts(sim)
+	for name, value := range map[string][2]string{
+		"not applied, it says": {`{"params":"p","fate":"done","failure":"UPSTREAM_REJECTED not_applied"}`, `{}`},
+		"each other's":         {values[1], values[0]},
+		"cut":                  {values[0][:20], values[1][:20]},
+	} {
+		for i, key := range records {
+			must(client.Set(t.Context(), key, value[i], redis.KeepTTL).Result())
+		}
+		for _, id := range []string{"one", "two"} {
+			_, err := f.client.GenerateToken(t.Context(), asking(id))
+			if d := details(err); status.Code(err) != codes.Unknown || d.Outcome != "unknown" {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	}
+	for i, key := range records {
+		must(client.Set(t.Context(), key, values[i], redis.KeepTTL).Result())
+		must(client.Set(t.Context(), answers[i], sealed[1-i], redis.KeepTTL).Result())
+	}
+	for _, id := range []string{"one", "two"} {
+		_, err := f.client.GenerateToken(t.Context(), asking(id))
+		if d := details(err); d.Reason != "ANSWER_EXPIRED" || d.Outcome != "applied_undelivered" {
+			t.Errorf("each other's answers: %v", err)
+		}
+	}
+	if posts(sim) != posted {
+		t.Error("something was made")
+	}
+	for _, kind := range []string{"record", "answer"} {
+		if want := fmt.Sprintf(`teamtoken_state_rejected_total{kind=%q}`, kind); !strings.Contains(f.metrics(), want) {
+			t.Errorf("no %s", want)
+		}
+	}
+}

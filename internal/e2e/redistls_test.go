@@ -1,0 +1,100 @@
+package e2e
+
+import (
+	"crypto/x509"
+	"errors"
+	"net"
+	"os"
+	"strings"
+	"testing"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/teamtoken/teamtoken/internal/state/statetest"
+)
+
+// Redis asks for a certificate. The files of certificate, key and CA are read again
+// when they change, so that what was wrong is mended without a restart.
+func TestRedisAsksForACertificate(t *testing.T) {
+	sim, url := newSimulator(t)
+	ca, other := newAuthority(t), newAuthority(t)
+	r := statetest.Start(t, "tls-port auto", "tls-auth-clients yes",
+		"tls-cert-file "+ca.certFile, "tls-key-file "+ca.keyFile, "tls-ca-cert-file "+ca.caFile)
+	good := [2]string{}
+	good[0], good[1] = ca.issue(t, func(leaf *x509.Certificate) { leaf.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)} })
+	goodCA := ca.caFile
+	dir := t.TempDir()
+	put := func(name, from string) {
+		next := dir + "/next"
+		if err := errors.Join(os.WriteFile(next, must(os.ReadFile(from)), 0o600), os.Rename(next, dir+"/"+name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("ca.pem", other.caFile)
+	put("tls.crt", other.certFile)
+	put("tls.key", other.keyFile)
+	s := withService(sim, url)
+	s.env = append(s.env, "TEAMTOKEN_STATE=rediss://"+r.TLSAddress(), "TEAMTOKEN_STATE_KEY_FILE="+stateKey(t),
+		"TEAMTOKEN_STATE_CA_FILE="+dir+"/ca.pem", "TEAMTOKEN_STATE_TLS_CERT_FILE="+dir+"/tls.crt", "TEAMTOKEN_STATE_TLS_KEY_FILE="+dir+"/tls.key")
+	f := start(t, s)
+	refused := func(what string) {
+		t.Helper()
+		_, err := f.client.GenerateToken(t.Context(), asking(""))
+		if d := details(err); status.Code(err) != codes.Unavailable || d.Reason != "STATE_STORE_UNAVAILABLE" || d.Outcome != "not_applied" {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	refused("neither believes the other")
+	put("ca.pem", goodCA)
+	eventually(t, "the CA is read again", func() bool {
+		return strings.Contains(f.metrics(), `teamtoken_reloads_total{result="ok",setting="TEAMTOKEN_STATE_CA_FILE"} 1`)
+	})
+	refused("Redis does not believe the service")
+	put("tls.key", good[1])
+	put("tls.crt", good[0])
+	eventually(t, "changes are made", func() bool {
+		_, err := f.client.GenerateToken(t.Context(), asking(""))
+		return err == nil
+	})
+	if !strings.Contains(f.metrics(), `teamtoken_certificate_remaining_seconds{setting="TEAMTOKEN_STATE_TLS_CERT_FILE"}`) {
+		t.Error("it is not told for how long the certificate is valid")
+	}
+}
+
+// A Redis on another host that can be read or used by others is warned of at start, what is
+// missing by its name; a parameter that weakens the connection ends the program.
+func TestRedisThatOthersCanUse(t *testing.T) {
+	const noTLS, noPassword = "reached without TLS", "asks for no password"
+	password := t.TempDir() + "/password"
+	if err := os.WriteFile(password, []byte("a-password\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, row := range []struct {
+		url   string
+		env   []string
+		warns []string
+	}{
+		{"redis://redis.invalid:6379", nil, []string{noTLS, noPassword}},
+		{"redis://u:p@redis.invalid:6379", nil, []string{noTLS}},
+		{"rediss://redis.invalid:6379", nil, []string{noPassword}},
+		{"redis://redis.invalid:6379", []string{"TEAMTOKEN_STATE_PASSWORD_FILE=" + password}, []string{noTLS}},
+		{"rediss://redis.invalid:6379?cluster=true", []string{"TEAMTOKEN_STATE_PASSWORD_FILE=" + password}, nil},
+		{"redis://127.0.0.1:1", nil, nil},
+		{"redis://localhost:1?cluster=true&addr=redis.invalid:6379", nil, []string{noTLS, noPassword}},
+	} {
+		sim, url := newSimulator(t)
+		s := withService(sim, url)
+		s.env = append(append(s.env, "TEAMTOKEN_STATE="+row.url, "TEAMTOKEN_STATE_KEY_FILE="+stateKey(t)), row.env...)
+		f := start(t, s)
+		for _, warning := range []string{noTLS, noPassword} {
+			want := false
+			for _, w := range row.warns {
+				want = want || w == warning
+			}
+			if strings.Contains(f.stderr.String(), warning) != want {
+				t.Errorf("%s %v: %q, want %v", row.url, row.env, warning, want)
+			}
+		}
+	}
+}

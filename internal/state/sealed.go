@@ -1,0 +1,182 @@
+package state
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/teamtoken/teamtoken/internal/secret"
+)
+
+// What leads to an action or an answer is sealed before Redis is given it, and
+// bound to where it belongs: to the service's prefix, and
+//
+//   - a begun change to its team, and to the holder of the lock that it was begun with,
+//     which is a random name: the epoch's own;
+//   - the team's known token to the team, and to the holder who wrote it down;
+//   - a record to the caller's request.
+//
+// What does not open there, is too old, or is of an epoch that this process saw the
+// end of, leads to nothing. What Redis decides by itself (who holds a lock, until
+// when, how much room the budget has) is plain: docs/security.md says what somebody
+// who changes that can do.
+const (
+	sealedChange = "change"
+	sealedKnown  = "known"
+	sealedRecord = "record"
+	// SealedAnswer is sealed by who gives answers, and not here.
+	SealedAnswer = "answer"
+)
+
+// begun is a change that was begun, as it is written down.
+type begun struct {
+	Change Change `json:"change"`
+	Params string `json:"params,omitempty"`
+	Lost   string `json:"lost,omitempty"` // of Answer
+	// At is when, by the store's clock, in milliseconds, or a little earlier; never later.
+	At int64 `json:"at"`
+
+	by    string // the holder of the lock that it was begun with
+	known string // the id of the team's token, as of Answer
+}
+
+// knownToken is what is known of a team.
+type knownToken struct {
+	ID string `json:"id"`
+	At int64  `json:"at"`
+}
+
+// kept is a record.
+type kept struct {
+	Params  string `json:"params"`
+	Fate    Fate   `json:"fate,omitempty"` // empty while it is open
+	Token   string `json:"token,omitempty"`
+	Failure string `json:"failure,omitempty"`
+	At      int64  `json:"at"`
+}
+
+// settleLife is how long after it was begun a change is settled. A copy of an older
+// one, put back, leads to nothing.
+const settleLife = time.Hour
+
+// slack is what clocks, and the time until something is written, may be off.
+const slack = time.Minute
+
+// Why something was rejected.
+var (
+	errForged   = errors.New("it does not open: sealed by no key of TEAMTOKEN_STATE_KEY_FILE, changed, or moved from where it belongs")
+	errOld      = errors.New("it is older than it can be")
+	errReplayed = errors.New("it has ended already, as this process wrote down itself")
+)
+
+func (r *Redis) seal(kind string, value any, where ...string) ([]byte, error) {
+	text, err := json.Marshal(value)
+	if err != nil {
+		return nil, err
+	}
+	return r.keys().Seal(secret.New(string(text)), r.place(kind, where))
+}
+
+// open reads what was sealed for the same place.
+func (r *Redis) open(kind, sealed string, value any, where ...string) error {
+	text, err := r.keys().Open([]byte(sealed), r.place(kind, where))
+	if err != nil || json.Unmarshal([]byte(text.Reveal()), value) != nil {
+		return errForged
+	}
+	return nil
+}
+
+func (r *Redis) place(kind string, where []string) string {
+	return fmt.Sprintf("%s %q %q", kind, r.prefix, where)
+}
+
+// young reports whether something was written at most life before now.
+func young(at, now int64, life time.Duration) bool {
+	return time.Duration(now-at)*time.Millisecond <= life+slack && time.Duration(at-now)*time.Millisecond <= slack
+}
+
+// openKnown is the id of a team's token, or empty if that is not known.
+func (r *Redis) openKnown(ctx context.Context, team, sealed, by string, now int64) string {
+	if sealed == "" {
+		return ""
+	}
+	var k knownToken
+	err := r.open(sealedKnown, sealed, &k, team, by)
+	if err == nil && !young(k.At, now, r.times.Tombstone) {
+		err = errOld
+	}
+	if err != nil {
+		r.reject(ctx, sealedKnown, team, err)
+		return ""
+	}
+	return k.ID
+}
+
+func (r *Redis) sealKnown(team, id, by string, now int64) ([]byte, error) {
+	if id == "" {
+		return nil, nil
+	}
+	return r.seal(sealedKnown, knownToken{id, now}, team, by)
+}
+
+// openRecord is the record of a request.
+func (r *Redis) openRecord(ctx context.Context, team, key, sealed string, now int64) (k kept, ok bool) {
+	err := r.open(sealedRecord, sealed, &k, key)
+	if err == nil && !young(k.At, now, r.times.Tombstone) {
+		err = errOld
+	}
+	if err != nil {
+		r.reject(ctx, sealedRecord, team, err)
+	}
+	return k, err == nil
+}
+
+// openBegun is a change that is to be settled.
+func (r *Redis) openBegun(sealed, team, by string, now int64) (*begun, error) {
+	b := &begun{by: by}
+	err := r.open(sealedChange, sealed, b, team, by)
+	switch {
+	case err != nil:
+		return nil, err
+	case b.Change.Team != team:
+		return nil, errForged
+	case !young(b.At, now, max(settleLife, 2*r.times.Hold)):
+		return nil, errOld
+	case r.over.has(by):
+		return nil, errReplayed
+	}
+	return b, nil
+}
+
+func (r *Redis) reject(ctx context.Context, kind, team string, why error) {
+	if r.rejected != nil {
+		r.rejected(ctx, kind, team, why)
+	}
+}
+
+// recent are the newest of many names, at least size and at most twice as many.
+type recent struct {
+	mu       sync.Mutex
+	size     int
+	new, old map[string]struct{}
+}
+
+func (r *recent) add(name string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.new == nil || len(r.new) >= r.size {
+		r.old, r.new = r.new, make(map[string]struct{})
+	}
+	r.new[name] = struct{}{}
+}
+
+func (r *recent) has(name string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, newer := r.new[name]
+	_, older := r.old[name]
+	return newer || older
+}
