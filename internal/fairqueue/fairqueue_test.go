@@ -25,7 +25,9 @@ func TestOrder(t *testing.T) {
 		{"callers take turns", []int{1}, "0a 0a 0a 0b 0c 0b", "0a 0b 0c 0a 0b 0a"},
 		{"a greedy caller costs another one call", []int{1}, strings.Repeat("0a ", 90) + "0b", "0a 0b " + strings.Repeat("0a ", 89)},
 		{
-			"classes share by weight", []int{3, 1}, strings.Repeat("0a ", 6) + strings.Repeat("1b ", 3),
+			"classes share by weight",
+			[]int{3, 1},
+			strings.Repeat("0a ", 6) + strings.Repeat("1b ", 3),
 			"0a 0a 1b 0a 0a 0a 1b 0a 1b",
 		},
 		{"callers take turns in each class", []int{3, 1}, "1a 1a 1b 0c 0c 0d", "0c 0d 1a 0c 1b 1a"},

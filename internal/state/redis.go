@@ -274,9 +274,11 @@ func (r *Redis) Begin(ctx context.Context, a Ask) (Answer, error) {
 	}
 	reply, err := words(r.run(ctx, begin,
 		[]string{r.team(a.Change.Team), r.record(key), r.answer(key), r.unsettled(), r.bucket(a.Slot.Bucket), r.queue(a.Change.Team)},
-		append([]any{a.Change.Team, a.Holder, r.times.lease().Milliseconds(), r.times.Hold.Milliseconds(), change, params,
+		append([]any{
+			a.Change.Team, a.Holder, r.times.lease().Milliseconds(), r.times.Hold.Milliseconds(), change, params,
 			r.times.Tombstone.Milliseconds(), a.Slot.Interval.Microseconds(), a.Slot.Burst.Microseconds(), a.Slot.MaxWait.Microseconds(),
-			r.until(beginLife)}, a.Waiter.args()...)...,
+			r.until(beginLife),
+		}, a.Waiter.args()...)...,
 	))
 	if err != nil {
 		return Answer{}, err
