@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -77,10 +78,13 @@ func TestLeave(t *testing.T) {
 		short, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		type result struct{ ownAhead, ok bool }
+		var mu sync.Mutex
 		got := map[string]result{}
 		acquire := func(name string, class int, caller string) {
 			go func() {
 				ownAhead, ok := l.Acquire(short, class, caller)
+				mu.Lock()
+				defer mu.Unlock()
 				got[name] = result{ownAhead, ok}
 			}()
 			synctest.Wait()
