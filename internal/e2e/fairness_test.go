@@ -204,6 +204,40 @@ func TestCredentialsThatAreNotAccepted(t *testing.T) {
 	}
 }
 
+// A credential that is good, and not known yet, has its turn beside a greedy one, even
+// if the team has no token that it could be proved by.
+func TestNewCredentialBesideAGreedyOne(t *testing.T) {
+	for _, replicas := range []int{1, 2} {
+		t.Run(fmt.Sprint(replicas, " replicas"), func(t *testing.T) {
+			sim, url := newSimulator(t)
+			s := withCallers(sim, url)
+			if replicas > 1 {
+				s = sharing(t, s, statetest.Start(t))
+			}
+			f := []*facade{start(t, s)}
+			for len(f) < replicas {
+				f = append(f, start(t, s))
+			}
+			create := func(ctx context.Context, f *facade, credential secret.Text, description string) error {
+				_, err := f.client.CreateNamedToken(as(ctx, credential),
+					&teamtokenv1.CreateNamedTokenRequest{TeamId: simulator.SeedTeam, Description: &description})
+				return err
+			}
+			sim.Inject(simulator.Fault{Method: http.MethodPost, Times: -1, Delay: 100 * time.Millisecond})
+			stop := flood(t, 90, func(ctx context.Context, i int) { _ = create(ctx, f[0], sim.UserToken(), fmt.Sprint("greedy ", i)) })
+			eventually(t, "the greedy one has begun", func() bool { return len(sim.Requests()) > 3 })
+			for i := range 3 {
+				ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
+				if err := create(ctx, f[replicas-1], sim.OrganizationToken(), fmt.Sprint("new ", i)); err != nil {
+					t.Errorf("call %d: %v", i, err)
+				}
+				cancel()
+			}
+			stop()
+		})
+	}
+}
+
 // Whatever one caller asks for, twenty at a time, and whether it may have it or not,
 // another caller's reads and changes are all carried out.
 func TestFloodOfOneCaller(t *testing.T) {

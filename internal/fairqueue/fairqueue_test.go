@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -25,7 +26,9 @@ func TestOrder(t *testing.T) {
 		{"callers take turns", []int{1}, "0a 0a 0a 0b 0c 0b", "0a 0b 0c 0a 0b 0a"},
 		{"a greedy caller costs another one call", []int{1}, strings.Repeat("0a ", 90) + "0b", "0a 0b " + strings.Repeat("0a ", 89)},
 		{
-			"classes share by weight", []int{3, 1}, strings.Repeat("0a ", 6) + strings.Repeat("1b ", 3),
+			"classes share by weight",
+			[]int{3, 1},
+			strings.Repeat("0a ", 6) + strings.Repeat("1b ", 3),
 			"0a 0a 1b 0a 0a 0a 1b 0a 1b",
 		},
 		{"callers take turns in each class", []int{3, 1}, "1a 1a 1b 0c 0c 0d", "0c 0d 1a 0c 1b 1a"},
@@ -75,10 +78,13 @@ func TestLeave(t *testing.T) {
 		short, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		type result struct{ ownAhead, ok bool }
+		var mu sync.Mutex
 		got := map[string]result{}
 		acquire := func(name string, class int, caller string) {
 			go func() {
 				ownAhead, ok := l.Acquire(short, class, caller)
+				mu.Lock()
+				defer mu.Unlock()
 				got[name] = result{ownAhead, ok}
 			}()
 			synctest.Wait()

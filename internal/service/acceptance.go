@@ -20,9 +20,18 @@ const (
 	refused              // by the upstream, when it was to change something of this team
 )
 
-// rankWeights have the accepted served first, and one of the others only while none
-// of these waits.
-var rankWeights = []int{accepted: 1, unknown: 0, refused: 0}
+// rankWeights have three of the accepted served for each of the unknown, among which
+// is whoever wants the first token of a team; and the refused only while none of these
+// waits.
+var rankWeights = []int{accepted: 3, unknown: 1, refused: 0}
+
+// class is that of a rank in the queue that replicas share.
+func (r rank) class() int {
+	if r == refused {
+		return 1
+	}
+	return 0
+}
 
 const (
 	acceptedLife  = 5 * time.Minute

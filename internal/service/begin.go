@@ -46,7 +46,7 @@ func (s *Service) begin(
 		}
 	}
 	for poll := firstPoll; ; {
-		ask.Waiter.Replica, ask.Waiter.Class = "", int(place.rank)
+		ask.Waiter.Replica, ask.Waiter.Class = "", place.rank.class()
 		if place.first {
 			ask.Waiter.Replica = s.replica
 		}
