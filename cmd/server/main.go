@@ -28,7 +28,7 @@ const (
 	// memory is from where on garbage is collected more often than GOGC says, with as
 	// many connections as there may be without a setting. Calls alone never take as
 	// much; a flood of connections would have the heap grow to five times of what lives.
-	memory             = 80 << 20
+	memory             = 64 << 20
 	defaultConnections = 1024
 	// connectionMemory is what one more connection on each listener may take.
 	connectionMemory = 2 * 32 << 10

@@ -179,7 +179,21 @@ func TestFullListener(t *testing.T) {
 func TestWatches(t *testing.T) {
 	sim, url := newSimulator(t)
 	f := start(t, withService(sim, url))
-	const ofOne = 100
+	for _, ofOne := range []int{10, 100} {
+		raw := dialHTTP2(t, f.grpc, nil)
+		if ofOne == 100 { // its caller is known
+			call := raw.callMessage(t, generate)
+			raw.outcomes(t, call)
+		}
+		for range ofOne {
+			raw.open(t, "/grpc.health.v1.Health/Watch")
+		}
+		id := raw.open(t, "/grpc.health.v1.Health/Watch")
+		if got := raw.outcomes(t, id)[id]; got.Code() != codes.ResourceExhausted {
+			t.Errorf("one more than %d: %v", ofOne, got)
+		}
+	}
+	const ofOne = 10
 	raw := dialHTTP2(t, f.grpc, nil)
 	open := map[uint32]string{}
 	for i := range ofOne {

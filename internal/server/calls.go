@@ -118,6 +118,8 @@ const (
 	// maxWatchesOfOne is how many of them one connection may have: a sidecar's has
 	// those of all its clients.
 	maxWatchesOfOne = 100
+	// maxWatchesOfStranger is how many one has that has not carried an identified call.
+	maxWatchesOfStranger = 10
 	// reflecting is how long a reflection stream may last: a tool asks, and goes.
 	reflecting = time.Minute
 )
@@ -171,7 +173,11 @@ func (w *watches) enter(one *watch) error {
 	if w.of == nil {
 		w.of = map[*connection]int{}
 	}
-	if one.conn != nil && w.of[one.conn] >= maxWatchesOfOne {
+	most := maxWatchesOfStranger
+	if one.conn != nil && one.conn.known.Load() {
+		most = maxWatchesOfOne
+	}
+	if w.of[one.conn] >= most {
 		return errTooManyWatches
 	}
 	if w.open.Len() >= maxWatches {

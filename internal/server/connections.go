@@ -23,7 +23,9 @@ const (
 	streamCost = 16 << 10
 	// maxHeld is what streams without a call under way, and bytes of connections that
 	// nobody knows, may take in memory, of both listeners together.
-	maxHeld = 16 << 20
+	maxHeld = 20 << 20
+	// ordinary is more than a connection holds on which one honest call begins.
+	ordinary = 64 << 10
 )
 
 // A pool is the connections of several listeners, which share memory.
@@ -182,11 +184,11 @@ func (p *pool) hold(c *connection, n int) (out net.Conn) {
 	}
 	var most *connection
 	for other := range p.open {
-		if other.busy == 0 && (most == nil || other.weight() > most.weight()) {
+		if other.busy == 0 && other.held > 0 && (most == nil || other.before(most)) {
 			most = other
 		}
 	}
-	if most == nil || most.held == 0 {
+	if most == nil {
 		return nil
 	}
 	most.leave()
@@ -238,13 +240,17 @@ type connection struct {
 	place    *list.Element // nil once it stands nowhere
 }
 
-// weight is what it holds, so that a stranger goes before one that is known. The
-// caller holds of.mu.
-func (c *connection) weight() int {
-	if c.known.Load() {
-		return c.held / 8
+// before reports whether c is closed before another one when too much is held: a
+// stranger before one that is known, and one that holds much before one that holds
+// little. Of those that hold as much as an honest call may, the older.
+func (c *connection) before(other *connection) bool {
+	if known := c.known.Load(); known != other.known.Load() {
+		return !known
 	}
-	return c.held
+	if a, b := c.held/ordinary, other.held/ordinary; a != b {
+		return a > b
+	}
+	return c.since.Before(other.since)
 }
 
 // Read counts what strangers have sent.
