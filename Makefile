@@ -52,7 +52,7 @@ build_for  = for p in $(1); do echo "building $$p"; \
 image: ## Make the OCI image of IMAGES, an archive in DIST, without a container engine
 	@$(call build_for,$(IMAGES))
 	@cd tools/image && go run . -out $(abspath $(DIST))/teamtoken-$(VERSION).oci.tar -version $(VERSION) -revision '$(REVISION)' -time $(EPOCH) \
-	   -zones "$$(go env GOROOT)/lib/time/zoneinfo.zip" $(foreach p,$(IMAGES),$(p)=$(abspath $(call program,$(p))))
+	   $(foreach p,$(IMAGES),$(p)=$(abspath $(call program,$(p))))
 	@$(MAKE) -s sbom SBOM_FILE=$(DIST)/teamtoken-$(VERSION).cdx.json
 
 release: image ## Make archives of the program for PLATFORMS, the image, an SBOM and checksums, in DIST

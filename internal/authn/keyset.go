@@ -30,7 +30,7 @@ type KeySet struct {
 type LeftOut struct {
 	ID     string // the key's own, cut short
 	Kind   string // its type, curve and algorithm, as far as it says them
-	Hash   string // a part of that of its JSON, which tells keys without an ID apart
+	Hash   string // a part of that of what is public of it, which tells keys without an ID apart
 	Reason string
 }
 
@@ -251,7 +251,12 @@ func leftOut(raw json.RawMessage, why error) LeftOut {
 			kind = append(kind, short(value))
 		}
 	}
-	sum := sha256.Sum256(raw)
+	known := make(map[string]string) // in whatever order the issuer writes them, and nothing that it may have to keep to itself
+	for _, name := range append([]string{"pub"}, members...) {
+		known[name] = string(all[name])
+	}
+	document, _ := stdjson.Marshal(known) // of strings
+	sum := sha256.Sum256(document)
 	return LeftOut{ID: short(text(all["kid"])), Kind: strings.Join(kind, " "), Hash: hex.EncodeToString(sum[:8]), Reason: why.Error()}
 }
 

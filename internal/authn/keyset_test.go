@@ -193,6 +193,30 @@ func TestKeysThatAreLeftOut(t *testing.T) {
 	}
 }
 
+// A key that is left out is known again, in whatever order its members stand, and what
+// must not be known of it is not told.
+func TestLeftOutIsTheSameKey(t *testing.T) {
+	left := func(keys ...string) []authn.LeftOut {
+		set, err := authn.ParseKeys(setOf(append(keys, jwk(newES256("good").public()))...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return set.LeftOut()
+	}
+	same := left(`{"kty":"XYZ","kid":"a","x":"AAAA"}`, `{"x":"AAAA", "kid":"a" , "kty":"XYZ","iat":1}`)
+	if same[0] != same[1] {
+		t.Errorf("%+v", same)
+	}
+	other := left(`{"kty":"XYZ","x":"AAAA"}`, `{"kty":"XYZ","x":"BBBB"}`)
+	if other[0] == other[1] {
+		t.Errorf("%+v", other)
+	}
+	symmetric := left(`{"kty":"oct","kid":"a","k":"aHVudGVyMg"}`, `{"kty":"oct","kid":"a","k":"c2VjcmV0"}`)
+	if symmetric[0] != symmetric[1] {
+		t.Errorf("something of a symmetric key is told: %+v", symmetric)
+	}
+}
+
 // What does not matter for a signature does not matter for a key.
 func TestKeysThatAreTaken(t *testing.T) {
 	ec, rs := newES256("1"), newRS256("1")

@@ -106,7 +106,7 @@ func origins(t *testing.T, sim *simulator.Simulator, url string) []origin {
 	issuer, issuerCA := newIssuer(t, byIssuer)
 	asked := start(t, withPolicy(t, sim, url, matrixPolicy(subject(issuer)),
 		"TEAMTOKEN_JWT_ISSUER="+issuer, "TEAMTOKEN_JWT_AUDIENCE="+jwtAudience, "TEAMTOKEN_JWT_ISSUER_CA_FILE="+issuerCA))
-	bySPIFFE, byDNS, envoy, linkerd := mutual(spiffe), mutual(dns), mesh("envoy", spiffe), mesh("linkerd", dns)
+	bySPIFFE, byDNS, envoy, linkerd, outside := mutual(spiffe), mutual(dns), mesh("envoy", spiffe), mesh("linkerd", dns), mesh("linkerd", spiffe)
 	workload := newWorkloadAPI(t, ca, spiffe("teamtoken"))
 	s := withPolicy(t, sim, url, matrixPolicy(spiffe), "TEAMTOKEN_SPIFFE_SOCKET="+workload, "TEAMTOKEN_TLS_CLIENT_AUTH=optional")
 	s.trusts = ca.anyName()
@@ -128,6 +128,7 @@ func origins(t *testing.T, sim *simulator.Simulator, url string) []origin {
 			return `By=spiffe://teamtoken.test/tt;Hash=00ff;Subject="CN=a,O=b";URI=` + spiffe(name)
 		}), spiffe},
 		{"Linkerd's header", "mesh", linkerd, byHeader(linkerd, "l5d-client-id", dns), dns},
+		{"Linkerd's header, of a workload outside of the cluster", "mesh", outside, byHeader(outside, "l5d-client-id", spiffe), spiffe},
 	}
 }
 

@@ -1,8 +1,7 @@
 // Command image writes the OCI image of the server: an archive of an image layout,
 // for any number of platforms, made without a container engine.
 //
-// An image holds the program, the CAs that Mozilla trusts and the time zones, and
-// nothing else: no shell, no package, no user database. All of it is taken from what
+// An image holds the program and the CAs that Mozilla trusts, and nothing else: no shell, no package, no user database. All of it is taken from what
 // go.mod and the Go toolchain pin, and from the program that is given; its times are
 // the one that is given; so two builds of one commit are equal, bit for bit.
 //
@@ -31,13 +30,11 @@ import (
 	"golang.org/x/crypto/x509roots/fallback/bundle"
 )
 
-// Where things are in the image. Go looks for CAs at this path by itself, and for
-// time zones where the variable says.
+// Where things are in the image. Go looks for CAs at this path by itself.
 const (
-	program   = "/teamtoken-server"
-	roots     = "/etc/ssl/certs/ca-certificates.crt"
-	timeZones = "/usr/share/zoneinfo.zip"
-	user      = "65532:65532" // nobody in particular, and by number, so that Kubernetes can tell that it is not root
+	program = "/teamtoken-server"
+	roots   = "/etc/ssl/certs/ca-certificates.crt"
+	user    = "65532:65532" // nobody in particular, and by number, so that Kubernetes can tell that it is not root
 )
 
 // Media types of the OCI image specification, version 1.1.
@@ -53,7 +50,6 @@ func main() {
 	out := flag.String("out", "", "the `FILE` to write")
 	flag.StringVar(&i.version, "version", "devel", "what the image is called")
 	flag.StringVar(&i.revision, "revision", "", "the commit that it is made of")
-	flag.StringVar(&i.zones, "zones", "", "the time zones: the `FILE` lib/time/zoneinfo.zip of Go")
 	epoch := flag.Int64("time", 0, "when it was made, in `SECONDS` since 1970")
 	flag.Usage = func() {
 		fmt.Fprintln(flag.CommandLine.Output(), "image -out FILE [flags] OS/ARCH=PROGRAM…")
@@ -69,9 +65,9 @@ func main() {
 
 // image is what is to be made, and its parts by their digests.
 type image struct {
-	version, revision, zones string
-	created                  time.Time
-	blobs                    map[string][]byte
+	version, revision string
+	created           time.Time
+	blobs             map[string][]byte
 }
 
 // descriptor points to a part.
@@ -109,7 +105,7 @@ type config struct {
 	Config struct {
 		User         string
 		ExposedPorts map[string]struct{}
-		Env          []string
+		Env          []string `json:",omitempty"`
 		Entrypoint   []string
 		Labels       map[string]string
 	} `json:"config"`
@@ -185,13 +181,7 @@ func (i *image) platform(p platform, file string) (descriptor, error) {
 	if err != nil {
 		return descriptor{}, err
 	}
-	zones, err := os.ReadFile(i.zones)
-	if err != nil {
-		return descriptor{}, err
-	}
-	content := map[string]entry{
-		program: {content: binary, mode: 0o755}, roots: {content: authorities(), mode: 0o644}, timeZones: {content: zones, mode: 0o644},
-	}
+	content := map[string]entry{program: {content: binary, mode: 0o755}, roots: {content: authorities(), mode: 0o644}}
 	layer, err := i.tar(content)
 	if err != nil {
 		return descriptor{}, err
@@ -211,7 +201,7 @@ func (i *image) platform(p platform, file string) (descriptor, error) {
 	c := config{Created: i.created, platform: p, History: []history{{i.created, "teamtoken/tools/image"}}}
 	c.Config.User, c.Config.Entrypoint = user, []string{program}
 	c.Config.ExposedPorts = map[string]struct{}{"8080/tcp": {}, "9090/tcp": {}, "9464/tcp": {}}
-	c.Config.Env, c.Config.Labels = []string{"ZONEINFO=" + timeZones}, i.labels()
+	c.Config.Labels = i.labels()
 	c.RootFS.Type, c.RootFS.DiffIDs = "layers", []string{"sha256:" + sum(layer)}
 	m := manifest{SchemaVersion: 2, MediaType: typeManifest, Annotations: i.labels()}
 	if m.Config, err = i.json(typeConfig, c); err != nil {
