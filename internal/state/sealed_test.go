@@ -47,7 +47,7 @@ func newWriter(t *testing.T) (*writer, rejections) {
 		return s
 	}
 	w := &writer{Client: redis.NewClient(&redis.Options{Addr: r.Address()}), t: t, store: open("teamtoken", seen), other: open("teamtoken", rejections{})}
-	t.Cleanup(func() { _ = w.Client.Close() })
+	t.Cleanup(func() { _ = w.Close() })
 	return w, seen
 }
 

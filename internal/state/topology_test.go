@@ -231,7 +231,7 @@ func TestTheNameMoves(t *testing.T) {
 		"the old one is a replica": func(r *statetest.Redis) {
 			client := redis.NewClient(&redis.Options{Addr: r.Address()})
 			defer client.Close()
-			must(client.SlaveOf(context.Background(), "127.0.0.1", "1").Result())
+			must(client.ReplicaOf(context.Background(), "127.0.0.1", "1").Result())
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
