@@ -296,6 +296,7 @@ func (s *Server) stop(asked bool) {
 
 	ctx, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
+	defer time.AfterFunc(answered, s.pool.dismiss).Stop()
 	defer time.AfterFunc(grace-answering, s.options.Ending).Stop()
 	var drained errgroup.Group
 	drained.Go(func() error { return s.http.Shutdown(ctx) })
