@@ -255,15 +255,18 @@ func (r *rotation) load(t *testing.T) (end func()) {
 			tick := time.NewTicker(50 * time.Millisecond)
 			defer tick.Stop()
 			var call func(change bool, bearer secret.Text) error
+			var with *tls.Config
 			disconnect := func() {}
 			defer func() { disconnect() }()
 			for n := 0; ; n++ {
-				if n == 0 || !stays {
+				config := r.trusted
+				if !byJWT {
+					config = r.certified.Load()
+				}
+				// Who has a new certificate connects with it: the old one's connection ends with its CA.
+				if config != with || !stays {
 					disconnect()
-					config := r.trusted
-					if !byJWT {
-						config = r.certified.Load()
-					}
+					with = config
 					call, disconnect = r.connect(t, config, rest, team)
 				}
 				var bearer secret.Text

@@ -205,6 +205,19 @@ func (p *pool) evict(out net.Conn) {
 	_ = out.Close()
 }
 
+// dismiss closes the connections of strangers that have no call under way: when the
+// server stops, nobody waits for calls whose message does not come.
+func (p *pool) dismiss() {
+	p.each(func(c *connection) {
+		c.of.mu.Lock()
+		idle := c.busy == 0 && !c.known.Load()
+		c.of.mu.Unlock()
+		if idle {
+			_ = c.Close()
+		}
+	})
+}
+
 // each calls f with every open connection.
 func (p *pool) each(f func(*connection)) {
 	p.mu.Lock()

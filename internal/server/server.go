@@ -331,12 +331,13 @@ func (s *Server) stop(asked bool) {
 		s.options.Log.Info("about to stop: calls are still taken, and no more should come", "for_seconds", d.Seconds())
 		time.Sleep(d)
 	}
+	s.watches.stop() // before the interceptors end them, so that their clients are told why
 	s.options.Stopping()
-	s.watches.stop()
 	s.options.Log.Info("stopping: new calls are refused, those under way are answered", "at_most_seconds", grace.Seconds())
 
 	ctx, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
+	defer time.AfterFunc(answered, s.pool.dismiss).Stop()
 	defer time.AfterFunc(grace-answering, s.options.Ending).Stop()
 	var drained errgroup.Group
 	drained.Go(func() error { return s.http.Shutdown(ctx) })
