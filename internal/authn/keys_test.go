@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -172,8 +173,8 @@ func TestIssuerThatIsNotThereYet(t *testing.T) {
 		key := newES256("1")
 		s := newServer(key.public())
 		s.fails = true
-		var told []error
-		keys := s.discover(ctx, func(err error) { t.Errorf("told of a change: %v", err) }, func(err error) { told = append(told, err) })
+		var failures recorder
+		keys := s.discover(ctx, func(err error) { t.Errorf("told of a change: %v", err) }, failures.add)
 		a := byJWT(t, keys)
 		ask := func(bearer string) error {
 			_, err := a.Caller(ctx, presented("10.0.0.1:1", "authorization", bearer))
@@ -185,8 +186,8 @@ func TestIssuerThatIsNotThereYet(t *testing.T) {
 			after time.Duration
 			tries int
 		}{{0, 1}, {time.Second, 2}, {2 * time.Second, 3}, {4 * time.Second, 4}, {8 * time.Second, 5}, {16 * time.Second, 6}, {30 * time.Second, 7}, {time.Hour, 127}} {
-			if pass(step.after); len(told) != step.tries {
-				t.Errorf("after another %v it was asked %d times, want %d", step.after, len(told), step.tries)
+			if pass(step.after); len(failures.all()) != step.tries {
+				t.Errorf("after another %v it was asked %d times, want %d", step.after, len(failures.all()), step.tries)
 			}
 			for range 10 {
 				if err := ask(good); !errors.Is(err, caller.ErrUnavailable) {
@@ -200,11 +201,12 @@ func TestIssuerThatIsNotThereYet(t *testing.T) {
 				}
 			}
 		}
-		if len(told) != 127 {
-			t.Errorf("calls have the issuer asked: %d times", len(told))
+		if n := len(failures.all()); n != 127 {
+			t.Errorf("calls have the issuer asked: %d times", n)
 		}
 		s.set(func() { s.fails, s.issuer = false, "https://another.example.com" })
-		if pass(30 * time.Second); !strings.Contains(told[len(told)-1].Error(), "another.example.com") || !errors.Is(ask(good), caller.ErrUnavailable) {
+		pass(30 * time.Second)
+		if all := failures.all(); !strings.Contains(all[len(all)-1].Error(), "another.example.com") || !errors.Is(ask(good), caller.ErrUnavailable) {
 			t.Error("an issuer that says that it is another is believed, or nobody is told")
 		}
 		s.set(func() { s.issuer, s.keys = issuer, nil })
@@ -225,6 +227,24 @@ func TestIssuerThatIsNotThereYet(t *testing.T) {
 			t.Errorf("a bad token, with keys: %v", err)
 		}
 	})
+}
+
+// recorder keeps errors that are told from another goroutine.
+type recorder struct {
+	mu     sync.Mutex
+	errors []error
+}
+
+func (r *recorder) add(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.errors = append(r.errors, err)
+}
+
+func (r *recorder) all() []error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.errors)
 }
 
 // An issuer that does not answer at all delays the start by three seconds, no more.

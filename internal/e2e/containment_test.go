@@ -267,7 +267,7 @@ func TestNoAnswerIsStored(t *testing.T) {
 		{service, "POST", path, "", "", http.StatusCreated},
 		{service, "POST", path + "s", jsonAPI, `{"data":{"attributes":{"description":"stored"}}}`, http.StatusCreated},
 		{service, "GET", path, "", "", http.StatusOK},
-		{service, "HEAD", path, "", "", http.StatusMethodNotAllowed},
+		{service, "HEAD", path, "", "", http.StatusOK},
 		{service, "GET", "/api/v2/organizations/" + simulator.Organization + "/team-tokens", "", "", http.StatusOK},
 		{service, "GET", "/api/v2/ping", "", "", http.StatusNoContent},
 		{service, "GET", "/.well-known/terraform.json", "", "", http.StatusOK},

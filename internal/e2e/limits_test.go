@@ -311,9 +311,13 @@ func (c *rawHTTP2) start(t *testing.T, method, path string, trailers []string, h
 	if trailers == nil {
 		return c.call(t, method, path, headers...)
 	}
-	stream = c.open(t, path, headers...)
-	if err := c.WriteData(stream, false, frame(text(1, simulator.SeedTeam))); err != nil {
-		t.Fatal(err)
+	c.fields(method, path, headers...)
+	stream = c.stream()
+	c.headers(t, stream, false)
+	if method == http.MethodPost {
+		if err := c.WriteData(stream, false, frame(text(1, simulator.SeedTeam))); err != nil {
+			t.Fatal(err)
+		}
 	}
 	c.block.Reset()
 	for i := 0; i < len(trailers); i += 2 {

@@ -19,6 +19,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"strconv"
 	"strings"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
@@ -75,8 +76,10 @@ func ping(w http.ResponseWriter, _ *http.Request, _ map[string]string) {
 
 // discovery tells Terraform where the API is.
 func discovery(w http.ResponseWriter, _ *http.Request, _ map[string]string) {
+	const document = `{"tfe.v2":"/api/v2/","tfe.v2.1":"/api/v2/","tfe.v2.2":"/api/v2/"}`
 	w.Header().Set("Content-Type", "application/json")
-	_, _ = io.WriteString(w, `{"tfe.v2":"/api/v2/","tfe.v2.1":"/api/v2/","tfe.v2.2":"/api/v2/"}`)
+	w.Header().Set("Content-Length", strconv.Itoa(len(document)))
+	_, _ = io.WriteString(w, document)
 }
 
 // front checks what is to be checked before a request is looked up.
@@ -87,6 +90,7 @@ type front struct {
 }
 
 func (f front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	tooLong := headerBytes(r) > f.maxHeaders
 	id := r.Header.Get(requestid.Header)
 	if !requestid.Valid(id) || len(r.Header.Values(requestid.Header)) > 1 {
 		id = requestid.New()
@@ -107,7 +111,7 @@ func (f front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}()
 	from := presented(r)
 	in := new(request)
-	if from.LongHeaders = headerBytes(r) > f.maxHeaders; from.LongHeaders {
+	if from.LongHeaders = tooLong; tooLong {
 		in.problem = &problem{status: http.StatusRequestHeaderFieldsTooLarge, detail: "The headers must be shorter."}
 	} else {
 		in.body, in.problem = check(r)

@@ -238,14 +238,15 @@ func ending(next grpc.StreamServerInterceptor) grpc.StreamServerInterceptor {
 // whose headers are too long, which the interceptors refuse.
 func (s *Server) admit(ctx context.Context, call *tap.Info) (context.Context, error) {
 	o := &s.options
-	if !s.methods[call.FullMethodName] {
+	long := headerBytes(call) > o.Limits.HeaderBytes
+	known := s.methods[call.FullMethodName]
+	switch conn := connectionOf(ctx); {
+	case long && !(known && strings.HasPrefix(call.FullMethodName, "/"+o.Service.ServiceName+"/")):
+		unseen(o.Unseen).call(ctx, longHeaders)
+		return nil, errLongHeaders // of a method that the interceptors would not refuse
+	case !known:
 		unseen(o.Unseen).call(ctx, noMethod)
 		return ctx, nil // grpc-go answers it
-	}
-	long := headerBytes(call) > o.Limits.HeaderBytes
-	switch conn := connectionOf(ctx); {
-	case long && (!strings.HasPrefix(call.FullMethodName, "/"+o.Service.ServiceName+"/") || len(call.FullMethodName) > maxMethod):
-		return nil, errLongHeaders // of a method that the interceptors would not refuse
 	case strings.HasPrefix(call.FullMethodName, "/grpc.health.v1.Health/Watch"):
 		return s.watches.begin(ctx, conn, o.Limits.ConnectionAge, errWatchedLong)
 	case strings.HasPrefix(call.FullMethodName, "/grpc.reflection."):
@@ -259,9 +260,6 @@ func (s *Server) admit(ctx context.Context, call *tap.Info) (context.Context, er
 	_ = cancel
 	return timed, nil
 }
-
-// maxMethod is far over any method's name.
-const maxMethod = 1 << 10
 
 var errLongHeaders = status.Error(codes.ResourceExhausted, "The headers of the call are too long. Nothing was changed. Call again with less metadata.")
 
@@ -296,7 +294,7 @@ func (s *Server) tracked(next http.Handler) http.Handler {
 			w.Header().Set("Connection", "close")
 		}
 		next.ServeHTTP(w, r)
-		if r.ProtoMajor > 1 {
+		if r.ProtoMajor > 1 && w.Header().Get("Content-Type") != "" { // there is a body
 			// Or it would be written after the request is counted as ended, and wait there for
 			// a peer that does not read.
 			_ = http.NewResponseController(w).Flush()

@@ -21,6 +21,7 @@ type unseen func(message string, attrs ...slog.Attr)
 
 // What is told, each of a peer.
 const (
+	longHeaders = "the headers of a gRPC call that names no method of the service are too long"
 	noMethod    = "a gRPC call names no method of this server"
 	notReached  = "a gRPC call did not reach its method: its encoding is unknown, or it ended at once"
 	httpRefused = "a gRPC call was refused as HTTP/2: its content type, method or headers are wrong"

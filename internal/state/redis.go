@@ -459,7 +459,7 @@ func (r *Redis) Redo(ctx context.Context, t Turn, known string) error {
 	if err := r.renew(ctx, t, change, sealed); err != nil {
 		return err
 	}
-	*t.op = again
+	t.op.At, t.op.known = again.At, again.known // its other fields are read by renewals, at any time
 	return nil
 }
 

@@ -256,6 +256,19 @@ func TestTheNameMoves(t *testing.T) {
 	}
 }
 
+// nameServer answers for names; nil is the system's. Clients that dial in the
+// background may look names up at any time, so that the resolver is set before any test.
+var nameServer atomic.Pointer[string]
+
+func init() {
+	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+		if at := nameServer.Load(); at != nil {
+			network, address = "udp", *at
+		}
+		return (&net.Dialer{}).DialContext(ctx, network, address)
+	}}
+}
+
 // resolve has names resolved to an address, until the test ends.
 func resolve(t *testing.T) *atomic.Pointer[[4]byte] {
 	t.Helper()
@@ -282,10 +295,8 @@ func resolve(t *testing.T) *atomic.Pointer[[4]byte] {
 			_, _ = server.WriteTo(must(m.Pack()), from)
 		}
 	}()
-	before := net.DefaultResolver
-	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "udp", server.LocalAddr().String())
-	}}
-	t.Cleanup(func() { net.DefaultResolver = before; _ = server.Close() })
+	at := server.LocalAddr().String()
+	nameServer.Store(&at)
+	t.Cleanup(func() { nameServer.Store(nil); _ = server.Close() })
 	return address
 }
