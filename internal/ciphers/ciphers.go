@@ -27,5 +27,5 @@ func Restrict(c *tls.Config) *tls.Config {
 // Client returns the configuration of a client that trusts roots, or the system's
 // where roots is nil.
 func Client(roots *x509.CertPool) *tls.Config {
-	return Restrict(&tls.Config{RootCAs: roots}) //nolint:gosec // Restrict sets the version
+	return Restrict(&tls.Config{RootCAs: roots})
 }

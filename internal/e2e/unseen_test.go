@@ -23,7 +23,7 @@ import (
 
 // The messages of the log for what is refused before it names a method.
 const (
-	restReached  = "a request reached no method"
+	restReached  = "a REST request names no method of this server"
 	restRefused  = "a REST request was refused or broke off before it was read: its headers are too long or malformed"
 	grpcUnknown  = "a gRPC call names no method of this server"
 	grpcReached  = "a gRPC call did not reach its method: its encoding is unknown, or it ended at once"

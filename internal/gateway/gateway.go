@@ -147,7 +147,7 @@ func check(r *http.Request) ([]byte, *problem) {
 		return nil, invalid("The header Grpc-Timeout must be a number of up to 8 digits, not 0, and a unit, one of HMSmun.")
 	}
 	if len(r.Header.Values(idempotencyKey)) > 1 {
-		return nil, invalid("The header Idempotency-Key must not stand twice.")
+		return nil, invalid("The header Idempotency-Key must not be sent twice.")
 	}
 	var body []byte
 	var err error

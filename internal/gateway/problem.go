@@ -153,7 +153,7 @@ type errorWriter struct {
 // refuse answers a request that names no RPC: nothing was changed by it.
 func (e errorWriter) refuse(w http.ResponseWriter, r *http.Request, p problem) {
 	p.outcome = string(outcome(r, reason.NotApplied))
-	e.unseen("a request reached no method",
+	e.unseen("a REST request names no method of this server",
 		slog.String(telemetry.KeyRequestID, w.Header().Get(requestid.Header)), slog.String(telemetry.KeySurface, "rest"),
 		slog.String(telemetry.KeyPeer, r.RemoteAddr), slog.Int(telemetry.KeyStatus, p.status), slog.String(telemetry.KeyReason, p.code))
 	writeProblem(w, p)

@@ -127,8 +127,8 @@ const (
 var (
 	errTooManyWatches = status.Error(codes.ResourceExhausted, "too many health watches and reflection streams are open: close some, or call again later")
 	errStopping       = status.Error(codes.Unavailable, "this replica is stopping")
-	errWatchedLong    = status.Error(codes.Unavailable, "the stream has lasted as long as it may: call again")
-	errReflectedLong  = status.Error(codes.DeadlineExceeded, "the stream has lasted as long as it may: call again")
+	errWatchedLong    = status.Error(codes.Unavailable, "the stream reached its maximum duration: call again")
+	errReflectedLong  = status.Error(codes.DeadlineExceeded, "the stream reached its maximum duration: call again")
 )
 
 // watches are the open streams of health and reflection.

@@ -28,7 +28,7 @@ type Identity struct {
 
 // TLS returns the listeners' configuration.
 func TLS(id Identity) *tls.Config {
-	base := ciphers.Restrict(&tls.Config{ //nolint:gosec // Restrict sets the version
+	base := ciphers.Restrict(&tls.Config{
 		NextProtos: []string{"h2", "http/1.1"},
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 			return id.Certificate()
@@ -108,7 +108,7 @@ func (id Identity) verifier() verifier {
 const recheck = 15 * time.Second
 
 // errOutlived tells of a connection what a handshake would now be refused for.
-var errOutlived = errors.New("the client's certificate is not verified any more: its CA was removed, or its time is over")
+var errOutlived = errors.New("the client's certificate is no longer valid: its CA was removed, or it has expired")
 
 // proof is that the client's certificate of a connection is verified.
 type proof struct {

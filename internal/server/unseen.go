@@ -25,7 +25,7 @@ const (
 	notReached  = "a gRPC call did not reach its method: its encoding is unknown, or it ended at once"
 	httpRefused = "a gRPC call was refused as HTTP/2: its content type, method or headers are wrong"
 	streamReset = "a gRPC call was reset as HTTP/2: its headers are too long or malformed"
-	goneAway    = "a gRPC connection was ended: it does not keep to HTTP/2"
+	goneAway    = "a gRPC connection was ended: it broke the rules of HTTP/2"
 	notHTTP2    = "a gRPC connection was ended: it does not speak HTTP/2"
 	notHTTP     = "a REST request was refused or broke off before it was read: its headers are too long or malformed"
 	notHTTPTwo  = "a REST connection broke the rules of HTTP/2"

@@ -154,7 +154,7 @@ func (s *Service) wait(ctx context.Context, p *place, d deed) error {
 	return nil
 }
 
-var errNoTime = errors.New("the call's time was over before its turn")
+var errNoTime = errors.New("the call's deadline ended before the lock was free")
 
 // leaveQueue takes a call that no longer waits for the lock out of the queue that the
 // replicas share. If it can't, the queue does so in a second.
@@ -179,8 +179,8 @@ func (s *Service) holder() string {
 const recordsRetry = time.Hour
 
 var (
-	errRecords          = errors.New("the results of too many calls with a request id are kept for this caller: see TEAMTOKEN_MAX_REQUEST_IDS_PER_CALLER (--max-request-ids-per-caller)")
-	errUnreadableRecord = errors.New("the record of this request id does not open: look which token there is, and use another request id")
+	errRecords          = errors.New("too many request ids of this caller are remembered: see TEAMTOKEN_MAX_REQUEST_IDS_PER_CALLER (--max-request-ids-per-caller)")
+	errUnreadableRecord = errors.New("the record of this request id can't be read: look which token there is, and use another request id")
 )
 
 var errUnsettled = errors.New("what became of the call with this request id is not known yet")

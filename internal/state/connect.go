@@ -56,9 +56,9 @@ func options(text secret.Text) (*redis.UniversalOptions, error) {
 	for name, values := range query {
 		switch {
 		case name == "skip_verify":
-			return nil, errors.New("has skip_verify, and certificates are always verified: name the CA of Redis in TEAMTOKEN_STATE_CA_FILE (--state-ca-file)")
+			return nil, errors.New("has skip_verify, but certificates are always verified: name the CA of Redis in TEAMTOKEN_STATE_CA_FILE (--state-ca-file)")
 		case !slices.Contains(parameters[kind], name) && slices.Contains(foreign, name):
-			return nil, fmt.Errorf("has the parameter %s, which it can't have here: %w", name, errURL)
+			return nil, fmt.Errorf("has the parameter %s, which is not supported here: %w", name, errURL)
 		case !slices.Contains(parameters[kind], name), len(values) > 1 && name != "addr":
 			return nil, errURL
 		}
