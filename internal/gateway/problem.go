@@ -129,10 +129,12 @@ func (p *problem) err(r *http.Request) error {
 }
 
 func codeOf(httpStatus int) codes.Code {
-	if httpStatus == http.StatusRequestEntityTooLarge {
+	switch httpStatus {
+	case http.StatusRequestEntityTooLarge, http.StatusRequestHeaderFieldsTooLarge:
 		return codes.ResourceExhausted
+	default:
+		return codes.InvalidArgument
 	}
-	return codes.InvalidArgument
 }
 
 // title is the vendor's word for the status: `not found`, `unauthorized`.
