@@ -23,6 +23,20 @@ func ConnectionFrom(ctx context.Context) Connection {
 	return c
 }
 
+// HeaderCost is what HTTP/2 counts for each header besides its name and value.
+const HeaderCost = 32
+
+// HeaderListSize is the size of headers, as HTTP/2 counts it.
+func HeaderListSize(headers map[string][]string) int {
+	n := 0
+	for name, values := range headers {
+		for _, v := range values {
+			n += len(name) + len(v) + HeaderCost
+		}
+	}
+	return n
+}
+
 type longHeadersKey struct{}
 
 // WithLongHeaders marks a call whose headers are longer than they may be.

@@ -913,18 +913,24 @@ func (a authorization) overGRPC(t *testing.T, f *facade, client *http.Client) {
 	}
 }
 
+// gzipBomb is a compressed message of 64 MiB.
+func gzipBomb() []byte {
+	var packed bytes.Buffer
+	packer := gzip.NewWriter(&packed)
+	_, _ = packer.Write(make([]byte, 64<<20))
+	_ = packer.Close()
+	message := frame(packed.Bytes())
+	message[0] = 1
+	return message
+}
+
 // What grpc-go answers by itself, before a message reaches any of this program,
 // has the code that grpc-go chose. Nothing goes upstream all the same.
 func TestHostileFraming(t *testing.T) {
 	sim, url := newSimulator(t)
 	f, client := start(t, withService(sim, url)), http2(t)
 	whole := frame(text(1, team))
-	var packed bytes.Buffer
-	packer := gzip.NewWriter(&packed)
-	_, _ = packer.Write(make([]byte, 64<<20))
-	_ = packer.Close()
-	bomb := frame(packed.Bytes())
-	bomb[0] = 1
+	bomb := gzipBomb()
 	for _, c := range []struct {
 		name   string
 		header [2]string

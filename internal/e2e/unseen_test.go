@@ -1,8 +1,6 @@
 package e2e
 
 import (
-	"bytes"
-	"compress/gzip"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -129,12 +127,7 @@ func TestNothingIsRefusedUnseen(t *testing.T) {
 	}
 
 	whole := frame(text(1, team))
-	var packed bytes.Buffer
-	packer := gzip.NewWriter(&packed)
-	_, _ = packer.Write(make([]byte, 64<<20))
-	_ = packer.Close()
-	bomb := frame(packed.Bytes())
-	bomb[0] = 1
+	bomb := gzipBomb()
 	for _, c := range []struct {
 		name   string
 		method string

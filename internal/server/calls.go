@@ -265,19 +265,10 @@ const maxMethod = 1 << 10
 
 var errLongHeaders = status.Error(codes.ResourceExhausted, "The headers of the call are too long. Nothing was changed. Call again with less metadata.")
 
-// fieldCost is what HTTP/2 counts for each header besides its name and value.
-const fieldCost = 32
-
-// headerBytes is the size of a call's header list, as HTTP/2 counts it, but for
-// what grpc-go keeps to itself.
+// headerBytes is the size of a call's header list, without the headers that grpc-go
+// does not pass on.
 func headerBytes(call *tap.Info) int {
-	n := len(":path") + len(call.FullMethodName) + fieldCost
-	for name, values := range call.Header {
-		for _, v := range values {
-			n += len(name) + len(v) + fieldCost
-		}
-	}
-	return n
+	return len(":path") + len(call.FullMethodName) + caller.HeaderCost + caller.HeaderListSize(call.Header)
 }
 
 // tracked has the listener know of REST requests under way, and ends a connection
