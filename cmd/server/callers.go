@@ -80,7 +80,7 @@ func (f follower) warnOfClears(cfg *config.Config) {
 	}
 }
 
-// always is ready from the start.
+// always is a closed channel, for what is ready from the start.
 var always = func() <-chan struct{} {
 	c := make(chan struct{})
 	close(c)
@@ -159,11 +159,10 @@ func (f follower) issuerKeys(cfg *config.Config) (*authn.IssuerKeys, error) {
 	return authn.DiscoverKeys(f.ctx, o), nil
 }
 
-// maxLeftOut is how many keys that are left out of an issuer's sets are logged, from
-// one start to the next.
+// maxLeftOut is how many unusable keys are logged until the program ends.
 const maxLeftOut = 50
 
-// leftOut logs keys that are left out, each once.
+// leftOut logs keys that are not usable, each once.
 func (f follower) leftOut(setting string) func([]authn.LeftOut) {
 	var mu sync.Mutex
 	told := make(map[authn.LeftOut]bool)

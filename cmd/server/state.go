@@ -95,7 +95,7 @@ func (f follower) stateTLS(cfg *config.Config) (func() *tls.Config, error) {
 	}, nil
 }
 
-// warnOfState says what lets others on the way to Redis read it, or use it.
+// warnOfState warns of a Redis on another host that is used without TLS or password.
 func (f follower) warnOfState(cfg *config.Config) {
 	weak := state.Weaknesses(cfg.State)
 	if weak.NoTLS {
@@ -112,7 +112,7 @@ func (f follower) warnOfState(cfg *config.Config) {
 // logged, at most: there may be any number. All are counted.
 const rejectedInterval = 10 * time.Second
 
-// rejected counts and logs what was found in the state store and led to nothing.
+// rejected counts and logs a value in the state store that was not acted on.
 func (f follower) rejected() func(ctx context.Context, kind, team string, why error) {
 	var mu sync.Mutex
 	var next time.Time

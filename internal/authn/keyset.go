@@ -34,8 +34,8 @@ type LeftOut struct {
 	Reason string
 }
 
-// LeftOut are the keys that are not used, of a long list the first ones. A key that
-// says that it is for something else than signatures is none of them.
+// LeftOut returns the keys that are not usable, the first ones if they are many. Keys
+// that are declared for something else than signatures are not among them.
 func (s KeySet) LeftOut() []LeftOut { return s.leftOut }
 
 // versions counts the sets that were parsed.

@@ -4,8 +4,8 @@ import "context"
 
 // Connection is what a call came over.
 type Connection interface {
-	// Verified returns why the client's certificate is believed no more, although the
-	// handshake verified it: its CA was removed since, or its time is over.
+	// Verified returns nil if the client's certificate is still valid. Its CA may have
+	// been removed since the handshake, or it may have expired.
 	Verified() error
 }
 

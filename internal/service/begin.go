@@ -174,8 +174,8 @@ func (s *Service) holder() string {
 	return state.NewHolder()
 }
 
-// recordsRetry is what a caller is told to wait of whom too many records are kept: the
-// oldest may go within the hour.
+// recordsRetry is how long a caller with too many records is told to wait: its oldest
+// record may expire within the hour.
 const recordsRetry = time.Hour
 
 var (
@@ -197,8 +197,8 @@ func away(cause error, joined bool) error {
 	}
 }
 
-// tooLate is what a call is told whose time was over before its turn: err if it has
-// another cause, and otherwise that the team is busy, if it found it so.
+// tooLate is the error of a call whose deadline ended before it had the lock: err if
+// that has another cause, and otherwise TEAM_BUSY if the call found the team busy.
 func (s *Service) tooLate(ctx context.Context, err error, joined, busy bool) error {
 	switch {
 	case joined:

@@ -27,7 +27,7 @@ const (
 	sealedChange = "change"
 	sealedKnown  = "known"
 	sealedRecord = "record"
-	// SealedAnswer is sealed by who gives answers, and not here.
+	// SealedAnswer is sealed by the package service, and not here.
 	SealedAnswer = "answer"
 )
 
@@ -62,7 +62,7 @@ type kept struct {
 // one, put back, leads to nothing.
 const settleLife = time.Hour
 
-// slack is what clocks, and the time until something is written, may be off.
+// slack allows for clocks that differ and for delays before a value is written.
 const slack = time.Minute
 
 // Why something was rejected.
