@@ -80,7 +80,7 @@ func (f follower) warnOfClears(cfg *config.Config) {
 	}
 }
 
-// always is ready from the start.
+// always is a closed channel, for what is ready from the start.
 var always = func() <-chan struct{} {
 	c := make(chan struct{})
 	close(c)
@@ -142,7 +142,7 @@ func (f follower) issuerKeys(cfg *config.Config) (*authn.IssuerKeys, error) {
 		LeftOut:    f.leftOut(setting),
 		Waiting: func(err error, again time.Duration) {
 			f.metrics.Reload(setting, false)
-			f.log.Error("the issuer of JWTs gives no keys: this replica is not ready, and refuses callers by JWT with UNAVAILABLE; it asks again",
+			f.log.Error("the keys of the JWT issuer can't be fetched: this replica is not ready and refuses callers with a JWT; it will try again",
 				telemetry.KeySetting, setting, telemetry.KeyError, err, "again_in_seconds", again.Seconds())
 		},
 	}
@@ -159,11 +159,10 @@ func (f follower) issuerKeys(cfg *config.Config) (*authn.IssuerKeys, error) {
 	return authn.DiscoverKeys(f.ctx, o), nil
 }
 
-// maxLeftOut is how many keys that are left out of an issuer's sets are logged, from
-// one start to the next.
+// maxLeftOut is how many unusable keys are logged until the program ends.
 const maxLeftOut = 50
 
-// leftOut logs keys that are left out, each once.
+// leftOut logs keys that are not usable, each once.
 func (f follower) leftOut(setting string) func([]authn.LeftOut) {
 	var mu sync.Mutex
 	told := make(map[authn.LeftOut]bool)
@@ -176,10 +175,10 @@ func (f follower) leftOut(setting string) func([]authn.LeftOut) {
 			}
 			told[key] = true
 			if len(told) > maxLeftOut {
-				f.log.Warn("more keys of the issuer of JWTs are left out, and are not logged one by one", telemetry.KeySetting, setting)
+				f.log.Warn("more keys of the JWT issuer are not usable and are ignored; they are not logged one by one", telemetry.KeySetting, setting)
 				return
 			}
-			f.log.Warn("a key of the issuer of JWTs is left out, the others are used", telemetry.KeySetting, setting,
+			f.log.Warn("a key of the JWT issuer is not usable and is ignored; the others are used", telemetry.KeySetting, setting,
 				"key_id", key.ID, "key_type", key.Kind, "key_hash", key.Hash, telemetry.KeyReason, key.Reason)
 		}
 	}

@@ -34,14 +34,14 @@ import (
 func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) error {
 	log := telemetry.NewLogger(stderr, cfg.LogLevel, cfg.LogFormat == "text")
 	for _, stranger := range config.Strangers(os.Environ()) {
-		log.Warn("an environment variable is no setting and is not read", "variable", stranger.Name, "did_you_mean", stranger.Meant)
+		log.Warn("an environment variable is not a setting and is ignored", "variable", stranger.Name, "did_you_mean", stranger.Meant)
 	}
 	ignored, err := telemetry.Variables(cfg.AuditFile == audit.OTLP)
 	if err != nil {
 		return err
 	}
 	for _, name := range ignored {
-		log.Warn("a variable of OpenTelemetry has a value that can't be right: all or part of it is ignored", "variable", name)
+		log.Warn("an OpenTelemetry variable has an invalid value: all or part of it is ignored", "variable", name)
 	}
 	told, err := telemetry.New(ctx, version, log)
 	if err != nil {
@@ -208,7 +208,7 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) er
 	if err != nil {
 		return err
 	}
-	const noIssuer = "the issuer of JWTs has given no keys yet"
+	const noIssuer = "the keys of the JWT issuer were not fetched yet"
 	select {
 	case <-callersKnown:
 	default:
@@ -217,7 +217,7 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) er
 			select {
 			case <-callersKnown:
 				srv.SetReady(noIssuer, true)
-				log.Info("the issuer of JWTs has given its keys", telemetry.KeySetting, "TEAMTOKEN_JWT_ISSUER")
+				log.Info("the keys of the JWT issuer were fetched", telemetry.KeySetting, "TEAMTOKEN_JWT_ISSUER")
 			case <-ctx.Done():
 			}
 		}()
@@ -235,7 +235,7 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) er
 		log.Info("this replica shares no state: run it alone, or set TEAMTOKEN_STATE, since several would know nothing of each other's changes")
 	}
 	if cfg.AnyCaller() {
-		log.Warn("authentication is off: anyone who can connect can replace any team's token, and gets the secret that another caller was given by sending its request_id")
+		log.Warn("authentication is off: anyone who can connect can replace any team's token, and can get another caller's secret by sending that caller's request_id")
 	}
 	files.warnOfClears(cfg)
 	if cfg.Simulator {

@@ -68,7 +68,7 @@ func (c *checkCommand) Run(w io.Writer) error {
 	}
 	fmt.Fprintf(w, "ok: %d %s\n", p.Rules(), rules)
 	for _, issuer := range p.Issuers() {
-		fmt.Fprintf(w, "not checked: whether TEAMTOKEN_JWT_ISSUER of the service is %s, or no caller of it can call\n", issuer)
+		fmt.Fprintf(w, "not checked: TEAMTOKEN_JWT_ISSUER of the service must be %s, otherwise the rules for its callers match nobody\n", issuer)
 	}
 	return nil
 }
@@ -119,7 +119,7 @@ func claims(text string) (caller.Claims, error) {
 	}
 	var object caller.Claims
 	if err := json.Unmarshal(content, &object); err != nil || object == nil {
-		return nil, errors.New("it must be a JSON object, or @FILE with one, in which no key stands twice")
+		return nil, errors.New("it must be a JSON object, or @FILE with one, in which no key occurs twice")
 	}
 	return object, nil
 }

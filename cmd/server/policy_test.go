@@ -34,13 +34,13 @@ rules:
 		want []string // lines of what is printed
 	}{
 		{"a good file", []string{"check", good}, 0, []string{"ok: 2 rules"}},
-		{"a good file, of which not all can be known", []string{"check", byJWT}, 0, []string{"ok: 1 rule\nnot checked: whether TEAMTOKEN_JWT_ISSUER of the service is https://app.terraform.io, or no caller of it can call\n"}},
+		{"a good file, of which not all can be known", []string{"check", byJWT}, 0, []string{"ok: 1 rule\nnot checked: TEAMTOKEN_JWT_ISSUER of the service must be https://app.terraform.io, otherwise the rules for its callers match nobody\n"}},
 		{"a caller with a blank", []string{"explain", byJWT, "--caller=https://app.terraform.io#organization:acme:project:Default Project:workspace:app:run_phase:apply", "--method=GetToken", "--team=team-BUHBEM97xboT8TVz"}, 0, []string{"allowed by rule run"}},
-		{"claims of which one stands twice", explain("--method=GenerateToken", "--team=team-6p5jTwJQXwqZBncC", `--claims={"env": 1, "env": "prod"}`), 2, []string{"--claims: it must be a JSON object, or @FILE with one, in which no key stands twice"}},
+		{"claims of which one stands twice", explain("--method=GenerateToken", "--team=team-6p5jTwJQXwqZBncC", `--claims={"env": 1, "env": "prod"}`), 2, []string{"--claims: it must be a JSON object, or @FILE with one, in which no key occurs twice"}},
 		{"a bad file", []string{"check", bad}, 2, []string{"line 2: a rule needs callers", `line 2: there is no method "Get"`}},
 		{"no file", []string{"check", filepath.Join(dir, "none")}, 2, []string{"no such file"}},
 		{"allowed", explain("--method=GenerateToken", "--team=team-BUHBEM97xboT8TVz"), 0, []string{
-			"rule ci: it allows this", "rule prod: its condition could not be evaluated: a claim, or a part of one, is not there (no such key: env)", "allowed by rule ci",
+			"rule ci: it allows this", "rule prod: its condition could not be evaluated: a claim, or a part of one, is missing (no such key: env)", "allowed by rule ci",
 		}},
 		{"denied", explain("--method=GenerateToken", "--team=team-6p5jTwJQXwqZBncC"), 1, []string{"rule ci: it is for other teams", "denied: no rule allows it"}},
 		{"by claims", explain("--method=GenerateToken", "--team=team-6p5jTwJQXwqZBncC", `--claims={"env": "prod"}`), 0, []string{"allowed by rule prod"}},

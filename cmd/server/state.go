@@ -95,15 +95,15 @@ func (f follower) stateTLS(cfg *config.Config) (func() *tls.Config, error) {
 	}, nil
 }
 
-// warnOfState says what lets others on the way to Redis read it, or use it.
+// warnOfState warns of a Redis on another host that is used without TLS or password.
 func (f follower) warnOfState(cfg *config.Config) {
 	weak := state.Weaknesses(cfg.State)
 	if weak.NoTLS {
-		f.log.Warn("Redis is on another host and reached without TLS: whoever is on the way can read and change what replicas agree on, and its password; use rediss://",
+		f.log.Warn("Redis is on another host and is used without TLS: others on the network can read the password and change the shared state; use rediss://",
 			telemetry.KeySetting, "TEAMTOKEN_STATE")
 	}
 	if weak.NoPassword && cfg.StatePasswordFile == "" && cfg.StateTLSCertFile == "" {
-		f.log.Warn("Redis is on another host and asks for no password and no client certificate: whoever reaches it can change what replicas agree on; set TEAMTOKEN_STATE_PASSWORD_FILE",
+		f.log.Warn("Redis is on another host and is used without a password or client certificate: anyone who can connect to it can change the shared state; set TEAMTOKEN_STATE_PASSWORD_FILE",
 			telemetry.KeySetting, "TEAMTOKEN_STATE")
 	}
 }
@@ -112,7 +112,7 @@ func (f follower) warnOfState(cfg *config.Config) {
 // logged, at most: there may be any number. All are counted.
 const rejectedInterval = 10 * time.Second
 
-// rejected counts and logs what was found in the state store and led to nothing.
+// rejected counts and logs a value in the state store that was not acted on.
 func (f follower) rejected() func(ctx context.Context, kind, team string, why error) {
 	var mu sync.Mutex
 	var next time.Time
@@ -125,7 +125,7 @@ func (f follower) rejected() func(ctx context.Context, kind, team string, why er
 			return
 		}
 		next = now.Add(rejectedInterval)
-		f.log.ErrorContext(ctx, "a value in the state store is not believed and led to nothing: somebody else writes there, or replicas have different keys",
+		f.log.ErrorContext(ctx, "a value in the state store was rejected and not acted on: somebody else writes there, or replicas have different keys",
 			"kind", kind, telemetry.KeySubject, team[:min(len(team), maxLogged)], telemetry.KeyError, why)
 	}
 }
@@ -147,7 +147,7 @@ type stateKeyLine struct {
 	New     newKeyCommand     `cmd:"" help:"Write a file with one new key."`
 	Add     addKeyCommand     `cmd:"" help:"Add a new key, which opens and does not seal yet: give the file to all replicas, then promote it."`
 	Promote promoteKeyCommand `cmd:"" help:"Have the newest key seal from now on; older ones still open."`
-	Drop    dropKeysCommand   `cmd:"" help:"Leave out all keys but the one that seals. What the others sealed within the last day is not believed any more."`
+	Drop    dropKeysCommand   `cmd:"" help:"Drop all keys but the one that seals. Values that the others sealed within the last day are rejected from then on."`
 }
 
 type (

@@ -76,7 +76,7 @@ var (
 	errManyTokens = errors.New("there is more than one credential")
 	errNoBearer   = errors.New("the credential is no bearer token of a fit length")
 	errNotSigned  = errors.New("the token is not signed as it must be")
-	errKindOfJWT  = errors.New("the token's header is of another kind than JWT or at+jwt (typ, cty, crit, b64)")
+	errKindOfJWT  = errors.New("the token's header is not that of a JWT or at+jwt (typ, cty, crit, b64)")
 	errNoKey      = errors.New("the token is signed by a key that is not the issuer's")
 	errClaims     = errors.New("the token's claims are not those of a JWT")
 	errIssuer     = errors.New("the token is of another issuer")
@@ -84,7 +84,7 @@ var (
 	errNoExpiry   = errors.New("the token never expires")
 	errExpired    = errors.New("the token has expired")
 	errTooEarly   = errors.New("the token is not valid yet")
-	errSubject    = errors.New("the token has no subject that can be a name: something in it can't be seen, or it is too long")
+	errSubject    = errors.New("the token's subject is missing, too long, or has invisible characters")
 )
 
 // caller is the subject of the one token that was sent.

@@ -184,7 +184,7 @@ func (k *IssuerKeys) ask(ctx context.Context) error {
 		return errors.New("the discovery document is not one")
 	}
 	if discovered.Issuer != k.options.Issuer {
-		return fmt.Errorf("the discovery document is of another issuer, %.200q: set TEAMTOKEN_JWT_ISSUER to what it says, if that is the one", discovered.Issuer)
+		return fmt.Errorf("the discovery document names another issuer, %.200q: set TEAMTOKEN_JWT_ISSUER to that one if you trust it", discovered.Issuer)
 	}
 	answer, err := k.get(ctx, discovered.JWKS)
 	if err != nil {

@@ -34,8 +34,8 @@ type LeftOut struct {
 	Reason string
 }
 
-// LeftOut are the keys that are not used, of a long list the first ones. A key that
-// says that it is for something else than signatures is none of them.
+// LeftOut returns the keys that are not usable, the first ones if they are many. Keys
+// that are declared for something else than signatures are not among them.
 func (s KeySet) LeftOut() []LeftOut { return s.leftOut }
 
 // versions counts the sets that were parsed.
@@ -61,7 +61,7 @@ func ParseKeys(jwks []byte, algorithms ...string) (KeySet, error) {
 		Keys *[]json.RawMessage `json:"keys"`
 	}
 	if err := json.Unmarshal(jwks, &set); err != nil || set.Keys == nil {
-		return KeySet{}, errors.New("authn: it is not a set of keys (JWKS)")
+		return KeySet{}, errors.New("authn: not a key set (JWKS)")
 	}
 	if len(algorithms) == 0 {
 		for _, algorithm := range asymmetric {
@@ -89,7 +89,7 @@ func ParseKeys(jwks []byte, algorithms ...string) (KeySet, error) {
 	}
 	if len(s.keys) == 0 {
 		const shown = 3
-		text := fmt.Sprintf("authn: of its %d keys none can verify a signature of %s", len(*set.Keys), strings.Join(algorithms, ", "))
+		text := fmt.Sprintf("authn: none of the %d keys can verify a signature of %s", len(*set.Keys), strings.Join(algorithms, ", "))
 		return KeySet{}, errors.New(strings.Join(append([]string{text}, why[:min(len(why), shown)]...), "; "))
 	}
 	return s, nil
@@ -142,14 +142,14 @@ var (
 	// errOtherUse is of keys that are not for signatures, as they say.
 	errOtherUse = errors.New("it is not for signatures")
 
-	errNoObject  = errors.New("it is no JSON object, or a member stands twice")
-	errNoKind    = errors.New("it does not say of which type it is (kty)")
+	errNoObject  = errors.New("it is not a JSON object, or has a member twice")
+	errNoKind    = errors.New("its type (kty) is missing")
 	errSymmetric = errors.New("it is symmetric: whoever reads the set could sign with it")
 	errPrivate   = errors.New("it is private: whoever reads the set can sign with it")
 	errKind      = errors.New("its type or curve is not supported")
 	errModulus   = fmt.Errorf("its modulus is not of %d to %d bits", minModulus, maxModulus)
-	errExponent  = errors.New("its modulus or exponent is none of an RSA key")
-	errAlgorithm = errors.New("its algorithm (alg) is not one of signatures by such a key")
+	errExponent  = errors.New("its modulus or exponent is not that of an RSA key")
+	errAlgorithm = errors.New("its algorithm (alg) does not fit a signing key of its type")
 )
 
 // members are those of a key that are read. Of certificates (x5c and such) nothing

@@ -2,8 +2,6 @@ package budget
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"log/slog"
 	"math"
 	"sync"
@@ -140,8 +138,7 @@ func Bucket(ctx context.Context) string {
 	if !callers {
 		return service
 	}
-	sum := sha256.Sum256([]byte(credential.Reveal()))
-	return hex.EncodeToString(sum[:16])
+	return upstream.Fingerprint(credential)
 }
 
 // use returns the bucket of a name and a request for room in it. The bucket stays

@@ -4,8 +4,8 @@ import "context"
 
 // Connection is what a call came over.
 type Connection interface {
-	// Verified returns why the client's certificate is believed no more, although the
-	// handshake verified it: its CA was removed since, or its time is over.
+	// Verified returns nil if the client's certificate is still valid. Its CA may have
+	// been removed since the handshake, or it may have expired.
 	Verified() error
 }
 
@@ -21,6 +21,20 @@ func WithConnection(ctx context.Context, c Connection) context.Context {
 func ConnectionFrom(ctx context.Context) Connection {
 	c, _ := ctx.Value(connectionKey{}).(Connection)
 	return c
+}
+
+// HeaderCost is what HTTP/2 counts for each header besides its name and value.
+const HeaderCost = 32
+
+// HeaderListSize is the size of headers, as HTTP/2 counts it.
+func HeaderListSize(headers map[string][]string) int {
+	n := 0
+	for name, values := range headers {
+		for _, v := range values {
+			n += len(name) + len(v) + HeaderCost
+		}
+	}
+	return n
 }
 
 type longHeadersKey struct{}

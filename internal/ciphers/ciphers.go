@@ -1,5 +1,5 @@
-// Package ciphers is what every TLS connection of the program keeps to, as server
-// and as client.
+// Package ciphers has the TLS versions and cipher suites of every TLS connection of the
+// program, as server and as client.
 package ciphers
 
 import (
@@ -9,7 +9,7 @@ import (
 )
 
 // suites are those of TLS 1.2 that keep secrets and detect every change (AEAD),
-// with keys that no later theft opens. Those of TLS 1.3 all do.
+// with forward secrecy. Those of TLS 1.3 all do.
 var suites = []uint16{
 	tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
 	tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
@@ -27,5 +27,5 @@ func Restrict(c *tls.Config) *tls.Config {
 // Client returns the configuration of a client that trusts roots, or the system's
 // where roots is nil.
 func Client(roots *x509.CertPool) *tls.Config {
-	return Restrict(&tls.Config{RootCAs: roots}) //nolint:gosec // Restrict sets the version
+	return Restrict(&tls.Config{RootCAs: roots})
 }

@@ -77,12 +77,12 @@ func (c *Config) checkCallers(refuse func(bool, string, ...any)) {
 // checkOrigins looks at what the REST surface is told about its own address.
 func (c *Config) checkOrigins(refuse func(bool, string, ...any)) {
 	refuse(c.PublicURL != "" && !validOrigin(c.PublicURL),
-		"TEAMTOKEN_PUBLIC_URL (--public-url) is %q: it must be https://HOST or http://HOST, maybe with a port and a path, and nothing else", c.PublicURL)
+		"TEAMTOKEN_PUBLIC_URL (--public-url) is %q: it must be https://HOST or http://HOST, optionally with a port and a path", c.PublicURL)
 	for _, proxy := range c.TrustedProxies {
 		network, err := netip.ParsePrefix(proxy)
 		refuse(err != nil, "TEAMTOKEN_TRUSTED_PROXIES (--trusted-proxies) has %q: it must be networks such as 127.0.0.1/32 or 10.0.0.0/8", proxy)
 		refuse(err == nil && network.Bits() == 0,
-			"TEAMTOKEN_TRUSTED_PROXIES (--trusted-proxies) has %q: then whoever connects could write the links; name the proxies' networks", proxy)
+			"TEAMTOKEN_TRUSTED_PROXIES (--trusted-proxies) has %q, which is every address: anyone could then choose the host of links; name the proxies' networks", proxy)
 	}
 }
 

@@ -110,7 +110,7 @@ func TestNumericClaims(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 	eventually(t, "the log has why", func() bool {
-		return strings.Contains(f.stderr.String(), `condition of rule \"tenant\": a claim, or a part of one, is not there`)
+		return strings.Contains(f.stderr.String(), `condition of rule \"tenant\": a claim, or a part of one, is missing`)
 	})
 	if written := f.stderr.String() + f.stdout.String(); strings.Contains(written, "cl4im") {
 		t.Error("a claim is in the log")

@@ -46,10 +46,10 @@ func TestVariablesAreWarnedOf(t *testing.T) {
 		slices.Sort(names)
 		return names
 	}
-	if got := named("an environment variable is no setting"); !slices.Equal(got, slices.Sorted(slices.Values(strangers))) {
+	if got := named("an environment variable is not a setting"); !slices.Equal(got, slices.Sorted(slices.Values(strangers))) {
 		t.Errorf("strangers: %q", got)
 	}
-	if got := named("a variable of OpenTelemetry has"); len(got) != len(ignored) || slices.ContainsFunc(got, func(name string) bool { return ignored[name] == "" }) {
+	if got := named("an OpenTelemetry variable has"); len(got) != len(ignored) || slices.ContainsFunc(got, func(name string) bool { return ignored[name] == "" }) {
 		t.Errorf("ignored: %q", got)
 	}
 	if !strings.Contains(f.stderr.String(), `"did_you_mean":"TEAMTOKEN_POLICY_FILE"`) {

@@ -67,7 +67,7 @@ func TestRedisIsWrittenByAnother(t *testing.T) {
 			r := statetest.Start(t)
 			f := start(t, sharing(t, withService(sim, url), r, "TEAMTOKEN_UNKNOWN_HOLD=1s"))
 			s := scene{Client: redis.NewClient(&redis.Options{Addr: r.Address()})}
-			t.Cleanup(func() { _ = s.Client.Close() })
+			t.Cleanup(func() { _ = s.Close() })
 			create := func(id, team string) error {
 				_, err := f.client.CreateNamedToken(t.Context(), &teamtokenv1.CreateNamedTokenRequest{TeamId: team, Description: new("d"), RequestId: id})
 				return err
@@ -111,7 +111,7 @@ func TestRedisIsWrittenByAnother(t *testing.T) {
 				t.Errorf("in the audit: %+v", line)
 			}
 			eventually(t, "the log says so", func() bool {
-				return strings.Contains(f.stderr.String(), "a value in the state store is not believed")
+				return strings.Contains(f.stderr.String(), "a value in the state store was rejected")
 			})
 			if minted := sim.Minted(); len(minted) != 1 || !minted[0].Live {
 				t.Error("the token that was made is not live")

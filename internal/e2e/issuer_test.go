@@ -156,7 +156,7 @@ func TestIssuerIsAway(t *testing.T) {
 					t.Errorf("a certificate over %s: %+v", surface, got)
 				}
 			}
-			eventually(t, "the log says so", func() bool { return strings.Contains(f.stderr.String(), "the issuer of JWTs gives no keys") })
+			eventually(t, "the log says so", func() bool { return strings.Contains(f.stderr.String(), "the keys of the JWT issuer can't be fetched") })
 			if text := f.stderr.String(); name == "it is another one" && !strings.Contains(text, "https://another.teamtoken.test") {
 				t.Error("the log does not say which issuer it is")
 			}

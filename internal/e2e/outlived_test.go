@@ -229,7 +229,7 @@ func resumes(address string, config *tls.Config) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	_ = conn.SetDeadline(time.Now().Add(patience))
 	if _, err := io.WriteString(conn, "GET /api/v2/ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"); err != nil {
 		return false, err
@@ -254,7 +254,7 @@ func TestAgeOfRESTConnections(t *testing.T) {
 			config := a.client()
 			config.ServerName = "localhost"
 			conn := must(tls.Dial("tcp", rest, config))
-			defer conn.Close()
+			defer func() { _ = conn.Close() }()
 			_ = conn.SetDeadline(time.Now().Add(patience))
 			answers := bufio.NewReader(conn)
 			begun := time.Now()

@@ -65,7 +65,7 @@ func TestRedisAsksForACertificate(t *testing.T) {
 // A Redis on another host that can be read or used by others is warned of at start, what is
 // missing by its name; a parameter that weakens the connection ends the program.
 func TestRedisThatOthersCanUse(t *testing.T) {
-	const noTLS, noPassword = "reached without TLS", "asks for no password"
+	const noTLS, noPassword = "used without TLS", "used without a password"
 	password := t.TempDir() + "/password"
 	if err := os.WriteFile(password, []byte("a-password\n"), 0o600); err != nil {
 		t.Fatal(err)

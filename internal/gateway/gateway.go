@@ -90,7 +90,7 @@ type front struct {
 }
 
 func (f front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	tooLong := headerBytes(r) > f.maxHeaders
+	long := headerBytes(r) > f.maxHeaders // before the request id is replaced
 	id := r.Header.Get(requestid.Header)
 	if !requestid.Valid(id) || len(r.Header.Values(requestid.Header)) > 1 {
 		id = requestid.New()
@@ -111,7 +111,7 @@ func (f front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}()
 	from := presented(r)
 	in := new(request)
-	if from.LongHeaders = tooLong; tooLong {
+	if from.LongHeaders = long; long {
 		in.problem = &problem{status: http.StatusRequestHeaderFieldsTooLarge, detail: "The headers must be shorter."}
 	} else {
 		in.body, in.problem = check(r)
@@ -151,7 +151,7 @@ func check(r *http.Request) ([]byte, *problem) {
 		return nil, invalid("The header Grpc-Timeout must be a number of up to 8 digits, not 0, and a unit, one of HMSmun.")
 	}
 	if len(r.Header.Values(idempotencyKey)) > 1 {
-		return nil, invalid("The header Idempotency-Key must not stand twice.")
+		return nil, invalid("The header Idempotency-Key must not be sent twice.")
 	}
 	var body []byte
 	var err error

@@ -1,17 +1,12 @@
 package gateway
 
-import "net/http"
+import (
+	"net/http"
 
-// fieldCost is what HTTP/2 counts for each header besides its name and value.
-const fieldCost = 32
+	"github.com/teamtoken/teamtoken/internal/caller"
+)
 
-// headerBytes is the size of a request's headers, as HTTP/2 counts it.
+// headerBytes is the size of a request's header list, its target and host included.
 func headerBytes(r *http.Request) int {
-	n := len(r.RequestURI) + len(r.Host) + 2*fieldCost
-	for name, values := range r.Header {
-		for _, v := range values {
-			n += len(name) + len(v) + fieldCost
-		}
-	}
-	return n
+	return len(r.RequestURI) + len(r.Host) + 2*caller.HeaderCost + caller.HeaderListSize(r.Header)
 }

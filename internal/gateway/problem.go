@@ -129,10 +129,12 @@ func (p *problem) err(r *http.Request) error {
 }
 
 func codeOf(httpStatus int) codes.Code {
-	if httpStatus == http.StatusRequestEntityTooLarge {
+	switch httpStatus {
+	case http.StatusRequestEntityTooLarge, http.StatusRequestHeaderFieldsTooLarge:
 		return codes.ResourceExhausted
+	default:
+		return codes.InvalidArgument
 	}
-	return codes.InvalidArgument
 }
 
 // title is the vendor's word for the status: `not found`, `unauthorized`.
@@ -153,7 +155,7 @@ type errorWriter struct {
 // refuse answers a request that names no RPC: nothing was changed by it.
 func (e errorWriter) refuse(w http.ResponseWriter, r *http.Request, p problem) {
 	p.outcome = string(outcome(r, reason.NotApplied))
-	e.unseen("a request reached no method",
+	e.unseen("a REST request names no method of this server",
 		slog.String(telemetry.KeyRequestID, w.Header().Get(requestid.Header)), slog.String(telemetry.KeySurface, "rest"),
 		slog.String(telemetry.KeyPeer, r.RemoteAddr), slog.Int(telemetry.KeyStatus, p.status), slog.String(telemetry.KeyReason, p.code))
 	writeProblem(w, p)

@@ -253,7 +253,7 @@ func (m method) refused(r teamtokenv1.ErrorReason) *reason.Error {
 // call over its connection.
 func (m method) longHeaders() error {
 	e := m.refused(teamtokenv1.ErrorReason_ERROR_REASON_INVALID_FIELD)
-	e.Violations = []reason.Violation{{Field: "headers", Description: "the header list is longer than this service takes"}}
+	e.Violations = []reason.Violation{{Field: "headers", Description: "the headers are longer than TEAMTOKEN_MAX_HEADER_BYTES allows"}}
 	st := e.GRPCStatus().Proto()
 	st.Code = int32(codes.ResourceExhausted)
 	st.Message = "The headers of the call are too long. Nothing was changed. Call again with less metadata."

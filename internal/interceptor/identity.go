@@ -2,9 +2,7 @@ package interceptor
 
 import (
 	"context"
-	"crypto/sha256"
 	"crypto/tls"
-	"encoding/hex"
 	"net"
 	"net/netip"
 	"strings"
@@ -61,7 +59,7 @@ func (c *Chain) identified(ctx context.Context, p caller.Presented) (context.Con
 			return ctx, caller.Caller{}, errNoCredential
 		}
 		ctx = upstream.WithCredential(ctx, credential)
-		who = caller.Caller{ID: fingerprint(credential), VerifiedBy: caller.Credential}
+		who = caller.Caller{ID: "credential#" + upstream.Fingerprint(credential), VerifiedBy: caller.Credential}
 	}
 	if c.options.Identify != nil {
 		verified, err := c.options.Identify(ctx, p)
@@ -73,13 +71,6 @@ func (c *Chain) identified(ctx context.Context, p caller.Presented) (context.Con
 		}
 	}
 	return caller.NewContext(ctx, who), who, nil
-}
-
-// fingerprint names a caller by his own credential, which nobody can find from it. At
-// 128 bits nobody can make two credentials of one name either.
-func fingerprint(credential secret.Text) string {
-	sum := sha256.Sum256([]byte(credential.Reveal()))
-	return "credential#" + hex.EncodeToString(sum[:16])
 }
 
 // maxCredential is far over any bearer token of the upstream.

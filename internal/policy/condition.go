@@ -109,7 +109,7 @@ func (p provider) FindStructFieldType(name, of string) (*types.FieldType, bool) 
 // before anything is compared: CEL takes an error within a list or a map for equal.
 type adapter struct{ types.Adapter }
 
-var errInexact = errors.New("a number of a claim is no integer of 64 bits, nor exactly a double")
+var errInexact = errors.New("a number in a claim is neither a 64-bit integer nor exactly a double")
 
 func (a adapter) NativeToValue(value any) ref.Val {
 	switch v := value.(type) {
@@ -225,7 +225,7 @@ func slips(checked *ast.AST, text string) []slip {
 		}
 	}))
 	if top := checked.Expr(); top.Kind() == ast.LiteralKind && top.AsLiteral() == types.False {
-		refuse(top, "it is never true, so that the rule allows nothing")
+		refuse(top, "it is never true, so the rule allows nothing")
 	}
 	return all
 }
@@ -343,12 +343,12 @@ func kindOf(err error) string {
 		return errInexact.Error()
 	}
 	for _, known := range []struct{ begins, kind string }{
-		{"no such key", "a claim, or a part of one, is not there"},
-		{"no such attribute", "a claim, or a part of one, is not there"},
-		{"index out of bounds", "a list is shorter than that"},
-		{"no such overload", "a value is of a type that this can't be done with"},
-		{"type conversion error", "a value can't be made one of another type"},
-		{"unsupported", "a value is of a type that this can't be done with"},
+		{"no such key", "a claim, or a part of one, is missing"},
+		{"no such attribute", "a claim, or a part of one, is missing"},
+		{"index out of bounds", "an index is beyond the end of its list"},
+		{"no such overload", "a value has the wrong type for this operation"},
+		{"type conversion error", "a value can't be converted to that type"},
+		{"unsupported", "a value has the wrong type for this operation"},
 		{"division by zero", "a division by zero"},
 		{"modulus by zero", "a division by zero"},
 		{"integer overflow", "a number is too large"},

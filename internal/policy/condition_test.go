@@ -180,9 +180,9 @@ func TestErrorsAreNo(t *testing.T) {
 }
 
 // kinds are all that the log can have of a condition's error.
-var kinds = regexp.MustCompile(`^condition of rule "a": (a claim, or a part of one, is not there|a list is shorter than that|` +
-	`a value is of a type that this can't be done with|a value can't be made one of another type|a division by zero|a number is too large|` +
-	`it takes too much work|a value is not what it must be|a number of a claim is no integer of 64 bits, nor exactly a double)$`)
+var kinds = regexp.MustCompile(`^condition of rule "a": (a claim, or a part of one, is missing|an index is beyond the end of its list|` +
+	`a value has the wrong type for this operation|a value can't be converted to that type|a division by zero|a number is too large|` +
+	`it takes too much work|a value is not what it must be|a number in a claim is neither a 64-bit integer nor exactly a double)$`)
 
 // Whatever is in the claims, nothing of it is in an error.
 func FuzzErrorsQuoteNothing(f *testing.F) {

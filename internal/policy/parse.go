@@ -204,7 +204,7 @@ func (p *parser) methods(n *yaml.Node) map[string]bool {
 		case !Known(method):
 			p.refuse(at, "there is no method %q: there are %s, and \"*\" for all", method, strings.Join(known, ", "))
 		case methods[method]:
-			p.refuse(at, "the method %q stands a second time", method)
+			p.refuse(at, "the method %q is listed twice", method)
 		default:
 			methods[method] = true
 		}

@@ -233,7 +233,7 @@ func TestParseRefuses(t *testing.T) {
 		{"no methods", rule(good[0], good[2]), "a rule needs methods"},
 		{"another method", rule(good[0], "methods: [getToken]", good[2]), `there is no method "getToken": there are CreateNamedToken`},
 		{"a method by pattern", rule(good[0], `methods: ["Get*"]`, good[2]), `there is no method "Get*"`},
-		{"a method twice", rule(good[0], "methods: [GetToken, GetToken]", good[2]), "a second time"},
+		{"a method twice", rule(good[0], "methods: [GetToken, GetToken]", good[2]), "listed twice"},
 		{"no teams", rule(good[:2]...), "the rule needs teams"},
 		{"a team that can be none", rule(good[0], good[1], "teams: [my team]"), `"my team" in teams can match nothing`},
 		{"a team that is a path", rule(good[0], good[1], "teams: [../x]"), "can match nothing"},
@@ -298,7 +298,7 @@ func TestParseTellsAllInOrder(t *testing.T) {
 	lines := strings.Split(err.Error(), "\n")
 	for i, want := range []string{
 		"line 2: the condition: undefined field 'idd'", "line 3: \"BUHBEM97xboT8TVz\" in teams", "line 3: \"team-x\" in teams", "line 4: a rule's name",
-		"line 5: ListTokens goes by organizations", "line 5: there is no method \"Foo\"", "line 5: the method \"GetToken\" stands a second time",
+		"line 5: ListTokens goes by organizations", "line 5: there is no method \"Foo\"", "line 5: the method \"GetToken\" is listed twice",
 		"line 7: \"Billing.example.com\" in callers", "line 8: each of callers must be a text", "line 10: \"my caller\" in callers",
 		"line 16: the condition: \"Get\" is never equal to it", "line 17: the condition: the number 1e20 would be rounded",
 		"line 22: none of the rule's methods goes by organizations", "line 23: the condition: organization is empty",

@@ -194,11 +194,11 @@ func badCaller(pattern string) string {
 	issuer := strings.HasPrefix(pattern, "https://") || strings.HasPrefix(pattern, "http://")
 	switch {
 	case !caller.Printable(pattern):
-		return "an id has nothing that can't be seen, and is in Unicode's form NFC"
+		return "an id has no invisible characters and is in Unicode's form NFC"
 	case named, (hash || issuer) && subjects.matched(pattern):
 		return ""
 	case hash:
-		return "of ISSUER#SUBJECT, the issuer has no blanks and neither of them is empty"
+		return "in ISSUER#SUBJECT neither part is empty, and the issuer has no blanks"
 	case issuer:
 		return "a caller by JWT is ISSUER#SUBJECT"
 	case strings.HasPrefix(strings.ToLower(pattern), spiffe):

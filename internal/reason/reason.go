@@ -58,7 +58,7 @@ var table = map[teamtokenv1.ErrorReason]row{
 	},
 	teamtokenv1.ErrorReason_ERROR_REASON_CALLER_ISSUER_UNAVAILABLE: {
 		codes.Unavailable, http.StatusServiceUnavailable,
-		"The issuer of the caller's JWT has not given its keys to this service yet, so that nobody knows whether it is good. Nothing was changed. Retry later, with the same JWT.",
+		"This service could not fetch the keys of the JWT issuer yet, so it cannot verify the caller's JWT. Nothing was changed. Retry later, with the same JWT.",
 	},
 	teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_UNREACHABLE: {
 		codes.Unavailable, http.StatusServiceUnavailable,

@@ -100,8 +100,8 @@ func Tracked(next grpc.UnaryServerInterceptor, requestOf func(context.Context) c
 	}
 }
 
-// tellsWho reports whether a call that ended with code was identified for certain:
-// other codes are also those of calls that were refused before that.
+// tellsWho reports whether code shows that the caller was identified. Calls that are
+// refused before authentication may end with any other code.
 func tellsWho(code codes.Code) bool {
 	switch code {
 	case codes.OK, codes.InvalidArgument, codes.NotFound, codes.AlreadyExists, codes.PermissionDenied, codes.Aborted, codes.FailedPrecondition:
@@ -127,8 +127,8 @@ const (
 var (
 	errTooManyWatches = status.Error(codes.ResourceExhausted, "too many health watches and reflection streams are open: close some, or call again later")
 	errStopping       = status.Error(codes.Unavailable, "this replica is stopping")
-	errWatchedLong    = status.Error(codes.Unavailable, "the stream has lasted as long as it may: call again")
-	errReflectedLong  = status.Error(codes.DeadlineExceeded, "the stream has lasted as long as it may: call again")
+	errWatchedLong    = status.Error(codes.Unavailable, "the stream reached its maximum duration: call again")
+	errReflectedLong  = status.Error(codes.DeadlineExceeded, "the stream reached its maximum duration: call again")
 )
 
 // watches are the open streams of health and reflection.
@@ -145,7 +145,8 @@ type watch struct {
 	at   *list.Element // nil once it has ended
 }
 
-// begin returns ctx with an end, or an error if there is no room.
+// begin registers a stream and returns its context, which ends with late after limit,
+// or when the stream is evicted. It returns an error if there is no room.
 func (w *watches) begin(ctx context.Context, conn *connection, limit time.Duration, late error) (context.Context, error) {
 	ctx, end := context.WithCancelCause(ctx)
 	timer := time.AfterFunc(limit, func() { end(late) })
@@ -196,7 +197,7 @@ func (w *watches) enter(one *watch) error {
 	return nil
 }
 
-// leave ends its counting. The caller holds mu.
+// leave unregisters a stream. The caller holds mu.
 func (w *watches) leave(one *watch) {
 	if one.at == nil {
 		return
@@ -218,7 +219,7 @@ func (w *watches) stop() {
 	}
 }
 
-// ending has a stream of health or reflection tell its client why it ended.
+// ending returns to the client of a health or reflection stream why the stream ended.
 func ending(next grpc.StreamServerInterceptor) grpc.StreamServerInterceptor {
 	return func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 		err := next(srv, ss, info, handler)
@@ -239,14 +240,16 @@ func ending(next grpc.StreamServerInterceptor) grpc.StreamServerInterceptor {
 func (s *Server) admit(ctx context.Context, call *tap.Info) (context.Context, error) {
 	o := &s.options
 	long := headerBytes(call) > o.Limits.HeaderBytes
-	known := s.methods[call.FullMethodName]
-	switch conn := connectionOf(ctx); {
-	case long && !(known && strings.HasPrefix(call.FullMethodName, "/"+o.Service.ServiceName+"/")):
-		unseen(o.Unseen).call(ctx, longHeaders)
-		return nil, errLongHeaders // of a method that the interceptors would not refuse
-	case !known:
+	if !s.methods[call.FullMethodName] {
 		unseen(o.Unseen).call(ctx, noMethod)
+		if long {
+			return nil, errLongHeaders
+		}
 		return ctx, nil // grpc-go answers it
+	}
+	switch conn := connectionOf(ctx); {
+	case long && !strings.HasPrefix(call.FullMethodName, "/"+o.Service.ServiceName+"/"):
+		return nil, errLongHeaders // health and reflection, which the interceptors would let pass
 	case strings.HasPrefix(call.FullMethodName, "/grpc.health.v1.Health/Watch"):
 		return s.watches.begin(ctx, conn, o.Limits.ConnectionAge, errWatchedLong)
 	case strings.HasPrefix(call.FullMethodName, "/grpc.reflection."):
@@ -263,24 +266,15 @@ func (s *Server) admit(ctx context.Context, call *tap.Info) (context.Context, er
 
 var errLongHeaders = status.Error(codes.ResourceExhausted, "The headers of the call are too long. Nothing was changed. Call again with less metadata.")
 
-// fieldCost is what HTTP/2 counts for each header besides its name and value.
-const fieldCost = 32
-
-// headerBytes is the size of a call's header list, as HTTP/2 counts it, but for
-// what grpc-go keeps to itself.
+// headerBytes is the size of a call's header list, without the headers that grpc-go
+// does not pass on.
 func headerBytes(call *tap.Info) int {
-	n := len(":path") + len(call.FullMethodName) + fieldCost
-	for name, values := range call.Header {
-		for _, v := range values {
-			n += len(name) + len(v) + fieldCost
-		}
-	}
-	return n
+	return len(":path") + len(call.FullMethodName) + caller.HeaderCost + caller.HeaderListSize(call.Header)
 }
 
-// tracked has the listener know of REST requests under way, and ends a connection
-// that is old or whose certificate is believed no more, after the answer:
-// `Connection: close` has net/http do that on both HTTP/1.1 and HTTP/2.
+// tracked counts the REST requests of a connection that are under way. After the answer
+// it ends a connection that is old or whose certificate is no longer valid: net/http
+// does so on `Connection: close`, over HTTP/1.1 and HTTP/2.
 func (s *Server) tracked(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		conn := connectionOf(r.Context())

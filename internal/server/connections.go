@@ -121,8 +121,8 @@ func (c *connections) admit(accepted net.Conn) net.Conn {
 	return conn
 }
 
-// enter counts conn, if there is room or it can be made, and returns whom to
-// close for that: another one, or conn's own socket.
+// enter counts conn and returns the connection to close to make room for it, if any.
+// If no other can be closed, ok is false and out is conn's own socket.
 func (c *connections) enter(conn *connection) (out net.Conn, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -171,8 +171,8 @@ func first(l *list.List) *connection {
 	return nil
 }
 
-// hold changes what a connection holds. It returns whom to close for that. The
-// caller holds mu.
+// hold adds n to the bytes that a connection holds. If all connections then hold too
+// much, it returns the connection to close. The caller holds mu.
 func (p *pool) hold(c *connection, n int) (out net.Conn) {
 	if c.left {
 		return nil
@@ -253,7 +253,7 @@ type connection struct {
 	place    *list.Element // nil once it stands nowhere
 }
 
-// before reports whether c is closed before another one when too much is held: a
+// before reports whether c is closed before other when connections hold too much: a
 // stranger before one that is known, and one that holds much before one that holds
 // little. Of those that hold as much as an honest call may, the older.
 func (c *connection) before(other *connection) bool {

@@ -72,7 +72,7 @@ func TestFrames(t *testing.T) {
 			var got []string
 			for {
 				frame, err := r.ReadFrame()
-				if bad, ok := err.(http2.StreamError); ok { //nolint:errorlint // as grpc-go asks
+				if bad, ok := err.(http2.StreamError); ok {
 					got = append(got, "malformed "+string(rune('0'+bad.StreamID%10)))
 					if bad.StreamID > 10 {
 						got[len(got)-1] = "malformed 11"
@@ -80,7 +80,7 @@ func TestFrames(t *testing.T) {
 					continue
 				}
 				if err != nil {
-					if err != io.EOF { //nolint:errorlint // as above
+					if err != io.EOF {
 						t.Error(err)
 					}
 					break

@@ -161,7 +161,6 @@ func New(o Options) (*Server, error) {
 		grpc.ConnectionTimeout(o.Limits.HandshakeTimeout),
 		grpc.NumStreamWorkers(streamWorkers),
 		grpc.ReadBufferSize(0), // framed has one
-		grpc.SharedWriteBuffer(true),
 		grpc.StaticStreamWindowSize(window),
 		grpc.StaticConnWindowSize(window),
 		grpc.WaitForHandlers(true),

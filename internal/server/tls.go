@@ -28,7 +28,7 @@ type Identity struct {
 
 // TLS returns the listeners' configuration.
 func TLS(id Identity) *tls.Config {
-	base := ciphers.Restrict(&tls.Config{ //nolint:gosec // Restrict sets the version
+	base := ciphers.Restrict(&tls.Config{
 		NextProtos: []string{"h2", "http/1.1"},
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 			return id.Certificate()
@@ -107,17 +107,17 @@ func (id Identity) verifier() verifier {
 // time is noticed.
 const recheck = 15 * time.Second
 
-// errOutlived tells of a connection what a handshake would now be refused for.
-var errOutlived = errors.New("the client's certificate is not verified any more: its CA was removed, or its time is over")
+// errOutlived says why a new handshake with the connection's certificate would fail.
+var errOutlived = errors.New("the client's certificate is no longer valid: its CA was removed, or it has expired")
 
-// proof is that the client's certificate of a connection is verified.
+// proof verifies the client certificate of a connection, again when that may have changed.
 type proof struct {
 	verifier
 	certificates []*x509.Certificate
 	last         atomic.Pointer[verdict]
 }
 
-// verdict is of one verification.
+// verdict is the result of one verification.
 type verdict struct {
 	err   error
 	by    any       // what changed was
@@ -145,8 +145,8 @@ func (p *proof) check(now time.Time) error {
 	return next.err
 }
 
-// Verified returns why the client's certificate is believed no more, although the
-// handshake verified it.
+// Verified returns nil if the connection's client certificate would be accepted at
+// present, and otherwise why not.
 func (c *connection) Verified() error {
 	if p := c.proof.Load(); p != nil && p.check(time.Now()) != nil {
 		return errOutlived // and no more: what x509 says quotes the certificate
@@ -155,15 +155,15 @@ func (c *connection) Verified() error {
 }
 
 const (
-	// looking is how often it is looked whose certificate is believed no more.
+	// looking is how often all connections' certificates are checked.
 	looking = time.Second
 	// answered is how long after its last call's end a connection is closed, so that
 	// the answer gets out.
 	answered = 2 * time.Second
 )
 
-// retire closes connections whose certificate is believed no more, when they have
-// no call under way. Their calls are refused already.
+// retire closes connections whose certificate is no longer valid, once they have no call
+// under way. Their new calls are refused already.
 func (p *pool) retire(now time.Time) {
 	p.each(func(c *connection) {
 		if c.proof.Load() == nil || c.Verified() == nil {

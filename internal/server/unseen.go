@@ -15,18 +15,17 @@ import (
 	"google.golang.org/grpc/peer"
 )
 
-// unseen tells of what grpc-go and net/http refuse by themselves, without a word to
-// any handler or interceptor.
+// unseen logs what grpc-go and net/http refuse before any handler or interceptor is
+// called.
 type unseen func(message string, attrs ...slog.Attr)
 
 // What is told, each of a peer.
 const (
-	longHeaders = "the headers of a gRPC call that names no method of the service are too long"
 	noMethod    = "a gRPC call names no method of this server"
 	notReached  = "a gRPC call did not reach its method: its encoding is unknown, or it ended at once"
 	httpRefused = "a gRPC call was refused as HTTP/2: its content type, method or headers are wrong"
 	streamReset = "a gRPC call was reset as HTTP/2: its headers are too long or malformed"
-	goneAway    = "a gRPC connection was ended: it does not keep to HTTP/2"
+	goneAway    = "a gRPC connection was ended: it broke the rules of HTTP/2"
 	notHTTP2    = "a gRPC connection was ended: it does not speak HTTP/2"
 	notHTTP     = "a REST request was refused or broke off before it was read: its headers are too long or malformed"
 	notHTTPTwo  = "a REST connection broke the rules of HTTP/2"
@@ -55,7 +54,8 @@ func (u unseen) call(ctx context.Context, message string) {
 	}
 }
 
-// marked is desc, whose calls are marked as having reached their method.
+// marked returns a copy of desc whose handlers first note that the call has reached its
+// method.
 func marked(desc grpc.ServiceDesc) *grpc.ServiceDesc {
 	methods := make([]grpc.MethodDesc, len(desc.Methods))
 	for i, m := range desc.Methods {
@@ -92,12 +92,12 @@ const (
 	sizeChange, sizeChangeMask, sizeMax, more  = 0x20, 0xe0, 0x1f, 0x80
 )
 
-// refusal says what the begin of a frame that grpc-go sends tells of a call that it
-// refuses by itself, if anything. It decodes no headers, which would cost each call and
-// connection, but looks at the first field of each block, which HPACK writes in one way
-// where it is `:status: 200` or `:status: 400`, and in another where it is a status that
-// this connection has not had yet. So of several calls with a wrong content type or HTTP
-// method on one connection the first is told.
+// refusal returns the log message for a frame that grpc-go sends, given the first bytes
+// of its payload; empty if the frame refuses no call. Decoding headers would cost every
+// call and connection, so refusal looks at the first field of each block only. HPACK
+// writes `:status: 200` and `:status: 400` as one byte each, and a status that is new on
+// the connection as a literal. So of several calls with a wrong content type or HTTP
+// method on one connection, only the first is logged.
 func refusal(kind http2.FrameType, body []byte) (message string) {
 	switch kind {
 	case http2.FrameHeaders:
@@ -131,8 +131,9 @@ func number(b []byte) uint32 {
 
 type readKey struct{}
 
-// watch has what a REST server refuses by itself told: over HTTP/1.1 by whether the
-// handler is called for what came on a connection, over HTTP/2 by net/http's own count.
+// watch logs what a REST server refuses before its handler is called. Over HTTP/1.1 that
+// is a connection that sent something and ended without a call of the handler; over
+// HTTP/2 net/http counts its errors.
 func (u unseen) watch(s *http.Server) {
 	var open sync.Map // of net.Conn, whether something came that the handler was not called for
 	next, connContext, connState := s.Handler, s.ConnContext, s.ConnState

@@ -58,7 +58,7 @@ func (a *acceptance) rankOf(ctx context.Context, team string) rank {
 	}
 	p, now := pairOf(credential.Reveal(), team), time.Now()
 	switch {
-	case a.refused.has(p, now): // even if it may be read with it
+	case a.refused.has(p, now): // even if the credential may read the token
 		return refused
 	case a.accepted.has(p, now):
 		return accepted
@@ -67,9 +67,9 @@ func (a *acceptance) rankOf(ctx context.Context, team string) rank {
 	}
 }
 
-// learn notes what the upstream said to the credential of ctx: err is that of a request
-// about the team, and changed says that it was to change something that need not have
-// been there.
+// learn notes whether the upstream accepted the credential of ctx. err is the result of
+// a request about the team. changed says that the request was a change that does not
+// need a token to exist, so that a 404 means that the credential may not change the team.
 func (a *acceptance) learn(ctx context.Context, team string, changed bool, err error) {
 	credential, callers := upstream.CredentialFrom(ctx)
 	if !callers {
@@ -90,9 +90,10 @@ func (a *acceptance) learn(ctx context.Context, team string, changed bool, err e
 	}
 }
 
-// prove asks the upstream about a credential of which it is not known whether that
-// accepts it, and returns its rank: before it waits for a lock that others wait for. An
-// error is the upstream's that does not accept it, or can't be asked.
+// prove reads the team's token with the caller's credential, to find out whether the
+// upstream accepts it, and returns its rank. It runs before the call waits for a lock
+// that others wait for. An error means that the upstream does not accept the credential
+// or can't be asked.
 func (s *Service) prove(ctx context.Context, team string) (rank, error) {
 	id, err := upstream.ParseTeamID(team)
 	if err != nil {

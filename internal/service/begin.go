@@ -154,7 +154,7 @@ func (s *Service) wait(ctx context.Context, p *place, d deed) error {
 	return nil
 }
 
-var errNoTime = errors.New("the call's time was over before its turn")
+var errNoTime = errors.New("the call's deadline ended before the lock was free")
 
 // leaveQueue takes a call that no longer waits for the lock out of the queue that the
 // replicas share. If it can't, the queue does so in a second.
@@ -174,13 +174,13 @@ func (s *Service) holder() string {
 	return state.NewHolder()
 }
 
-// recordsRetry is what a caller is told to wait of whom too many records are kept: the
-// oldest may go within the hour.
+// recordsRetry is how long a caller with too many records is told to wait: its oldest
+// record may expire within the hour.
 const recordsRetry = time.Hour
 
 var (
-	errRecords          = errors.New("the results of too many calls with a request id are kept for this caller: see TEAMTOKEN_MAX_REQUEST_IDS_PER_CALLER (--max-request-ids-per-caller)")
-	errUnreadableRecord = errors.New("the record of this request id does not open: look which token there is, and use another request id")
+	errRecords          = errors.New("too many request ids of this caller are remembered: see TEAMTOKEN_MAX_REQUEST_IDS_PER_CALLER (--max-request-ids-per-caller)")
+	errUnreadableRecord = errors.New("the record of this request id can't be read: look which token there is, and use another request id")
 )
 
 var errUnsettled = errors.New("what became of the call with this request id is not known yet")
@@ -197,8 +197,8 @@ func away(cause error, joined bool) error {
 	}
 }
 
-// tooLate is what a call is told whose time was over before its turn: err if it has
-// another cause, and otherwise that the team is busy, if it found it so.
+// tooLate is the error of a call whose deadline ended before it had the lock: err if
+// that has another cause, and otherwise TEAM_BUSY if the call found the team busy.
 func (s *Service) tooLate(ctx context.Context, err error, joined, busy bool) error {
 	switch {
 	case joined:

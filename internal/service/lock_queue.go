@@ -8,9 +8,9 @@ import (
 	"github.com/teamtoken/teamtoken/internal/fairqueue"
 )
 
-// lockQueues are, for each team, the calls of this process that change something
-// there: one of them asks for the team's lock, or has it, and the others wait for
-// that in a fair queue. The zero value is ready.
+// lockQueues hold, for each team, the calls of this process that want the team's lock.
+// The first one polls for the lock or holds it; the others wait in a fair queue until
+// they are the first. The zero value is ready.
 type lockQueues struct {
 	mu    sync.Mutex
 	teams map[string]*lockQueue
@@ -18,7 +18,7 @@ type lockQueues struct {
 
 type lockQueue struct {
 	turn     *fairqueue.Lock
-	released chan struct{} // holds a word when the lock may be free
+	released chan struct{} // has a value when the lock may be free
 	users    int
 }
 
@@ -30,7 +30,7 @@ type place struct {
 	queue  *lockQueue
 	rank   rank
 	proved bool // the rank is what the upstream said just now
-	first  bool
+	first  bool // it may ask for the lock, or holds it
 }
 
 // unproven reports whether the upstream has to be asked about the call's credential
@@ -71,9 +71,9 @@ func (p *place) yield() {
 	}
 }
 
-// pause is between two questions of the first: until the lock may be free, or for d.
-// If a call of a better rank waits, that one goes on, and this one waits for it. It
-// reports whether this was before ctx ended.
+// pause waits until the lock may be free, d at the most. If a call of a better rank
+// waits, pause lets that one be the first and waits to be the first again. It reports
+// false if ctx ended.
 func (p *place) pause(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()

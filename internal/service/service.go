@@ -42,8 +42,8 @@ type Options struct {
 	Hold time.Duration
 	// MaxRecords is how many records of requests may be kept of one caller; 0 is no limit.
 	MaxRecords int
-	// Rejected, if set, is told of what was kept and led to nothing, as state.RedisOptions
-	// has it.
+	// Rejected, if set, is called for each stored value that was rejected: see
+	// state.RedisOptions.
 	Rejected func(ctx context.Context, kind, team string, why error)
 	// Organizations are those whose lists may show a token that was lost; none stands
 	// for all that the credential can see.

@@ -11,7 +11,7 @@ import (
 )
 
 // bomb is a context that panics in whoever asks for its end.
-type bomb struct{ context.Context } //nolint:containedctx // it is one
+type bomb struct{ context.Context }
 
 func (bomb) Done() <-chan struct{} { panic("in the client of Redis") }
 

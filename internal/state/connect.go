@@ -27,8 +27,8 @@ var parameters = map[string][]string{
 	"cluster":  {"cluster", "addr"},
 }
 
-// foreign are go-redis's other parameters: they may be named in an error, which what
-// else stands there may not, since it may be a part of a password.
+// foreign are go-redis's other parameters. An error may name these; any other text in
+// the URL may be a part of a password.
 var foreign = strings.Fields(`skip_verify read_only replica_only route_by_latency route_by_latency_tolerance route_randomly
 	use_disconnected_replicas protocol client_name max_retries min_retry_backoff max_retry_backoff max_redirects dial_timeout
 	dialer_retries dialer_retry_timeout read_timeout write_timeout context_timeout_enabled pool_fifo pool_size pool_timeout
@@ -56,9 +56,9 @@ func options(text secret.Text) (*redis.UniversalOptions, error) {
 	for name, values := range query {
 		switch {
 		case name == "skip_verify":
-			return nil, errors.New("has skip_verify, and certificates are always verified: name the CA of Redis in TEAMTOKEN_STATE_CA_FILE (--state-ca-file)")
+			return nil, errors.New("has skip_verify, but certificates are always verified: name the CA of Redis in TEAMTOKEN_STATE_CA_FILE (--state-ca-file)")
 		case !slices.Contains(parameters[kind], name) && slices.Contains(foreign, name):
-			return nil, fmt.Errorf("has the parameter %s, which it can't have here: %w", name, errURL)
+			return nil, fmt.Errorf("has the parameter %s, which is not supported here: %w", name, errURL)
 		case !slices.Contains(parameters[kind], name), len(values) > 1 && name != "addr":
 			return nil, errURL
 		}
@@ -90,10 +90,10 @@ func options(text secret.Text) (*redis.UniversalOptions, error) {
 	return u, nil
 }
 
-// Weakness is what lets others on the way to Redis read, or use it.
+// Weakness says what lets others on the network read or change what is in Redis.
 type Weakness struct{ NoTLS, NoPassword bool }
 
-// Weaknesses are those of a URL of a Redis on another host.
+// Weaknesses returns those of a URL; none if Redis is on this host.
 func Weaknesses(text secret.Text) Weakness {
 	u, err := options(text)
 	if err != nil || !slices.ContainsFunc(u.Addrs, remote) {

@@ -119,8 +119,8 @@ type RedisOptions struct {
 	Times  Times
 	// Keys seal what leads to an action or an answer. They must be set.
 	Keys func() *seal.Keys
-	// Rejected, if set, is told of what was found in Redis and led to nothing: what it was to
-	// be, of which team (in the words of who wrote it), and why.
+	// Rejected, if set, is called for each value in Redis that was rejected, with its kind,
+	// its team (as whoever wrote it says) and the reason.
 	Rejected func(ctx context.Context, kind, team string, why error)
 	// Observe, if set, is told of every step that ended: its name, that of what went
 	// wrong, if anything, and how long it took.

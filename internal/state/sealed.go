@@ -27,7 +27,7 @@ const (
 	sealedChange = "change"
 	sealedKnown  = "known"
 	sealedRecord = "record"
-	// SealedAnswer is sealed by who gives answers, and not here.
+	// SealedAnswer is sealed by the package service, and not here.
 	SealedAnswer = "answer"
 )
 
@@ -62,14 +62,14 @@ type kept struct {
 // one, put back, leads to nothing.
 const settleLife = time.Hour
 
-// slack is what clocks, and the time until something is written, may be off.
+// slack allows for clocks that differ and for delays before a value is written.
 const slack = time.Minute
 
 // Why something was rejected.
 var (
-	errForged   = errors.New("it does not open: sealed by no key of TEAMTOKEN_STATE_KEY_FILE, changed, or moved from where it belongs")
-	errOld      = errors.New("it is older than it can be")
-	errReplayed = errors.New("it has ended already, as this process wrote down itself")
+	errForged   = errors.New("it can't be opened: sealed by no key of TEAMTOKEN_STATE_KEY_FILE, altered, or moved from another place")
+	errOld      = errors.New("it is too old")
+	errReplayed = errors.New("it was ended by this process before")
 )
 
 func (r *Redis) seal(kind string, value any, where ...string) ([]byte, error) {

@@ -114,7 +114,7 @@ var (
 	stateRejected = Instrument{
 		"teamtoken.state.rejected", Counter, "{value}",
 		[]string{labelKind},
-		"Values in the state store that led to nothing, since they were not sealed by this service for that place or were put back later: a `change`, a team's `known` token, a request's `record` or its `answer`. Somebody else writes there, or replicas have different keys.",
+		"Values in the state store that were rejected, since they were not sealed by this service for that place or were put back later: a `change`, a team's `known` token, a request's `record` or its `answer`. Somebody else writes there, or replicas have different keys.",
 	}
 	auditWorking = Instrument{
 		"teamtoken.audit.working", Gauge, "{log}", nil,

@@ -150,7 +150,7 @@ func (m *Metrics) Redriven(ctx context.Context, method string) { m.redrives.add(
 // Settled counts a change whose outcome is known by now.
 func (m *Metrics) Settled(ctx context.Context, outcome string) { m.settled.add(ctx, outcome) }
 
-// StateRejected counts a value in the state store that led to nothing.
+// StateRejected counts a value in the state store that was rejected.
 func (m *Metrics) StateRejected(ctx context.Context, kind string) { m.rejected.add(ctx, kind) }
 
 // Reload counts a change of the files of a setting.

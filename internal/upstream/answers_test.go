@@ -24,7 +24,7 @@ import (
 
 const (
 	teamOfAnswer = "team-6p5jTwJQXwqZBncC"
-	newSecret    = "abcdefghijklmn.atlasv1.0123456789" //nolint:gosec // of nothing
+	newSecret    = "abcdefghijklmn.atlasv1.0123456789"
 	tokenJSON    = `{"data":{"id":"at-6yEmxNAhaoQLH1Da","type":"authentication-tokens","attributes":{"token":"` + newSecret + `"}}}`
 	takenJSON    = `{"errors":[{"status":"422","title":"invalid attributes","detail":"Validation failed: Description has already been taken"}]}`
 )
@@ -271,9 +271,9 @@ func TestAPanicDoesNotKeepTheCircuitOpen(t *testing.T) {
 			t.Fatal(err)
 		}
 		team, _ := upstream.ParseTeamID(teamOfAnswer)
-		remove := func() (err error, panicked any) { //nolint:revive // the error is of the call
+		remove := func() (panicked any, err error) {
 			defer func() { panicked = recover() }()
-			return client.DeleteToken(t.Context(), team), nil
+			return nil, client.DeleteToken(t.Context(), team)
 		}
 		for range 5 {
 			_, _ = remove()
@@ -283,7 +283,7 @@ func TestAPanicDoesNotKeepTheCircuitOpen(t *testing.T) {
 		}
 		for _, now = range []string{"panic", "panic", "unreachable", "panic"} {
 			time.Sleep(1100 * time.Millisecond)
-			if err, panicked := remove(); (panicked != nil) != (now == "panic") {
+			if panicked, err := remove(); (panicked != nil) != (now == "panic") {
 				t.Fatalf("%s: %v, %v", now, err, panicked)
 			}
 			if !client.CircuitOpen() {
@@ -292,7 +292,7 @@ func TestAPanicDoesNotKeepTheCircuitOpen(t *testing.T) {
 		}
 		now = "well"
 		time.Sleep(1100 * time.Millisecond)
-		if err, _ := remove(); err != nil || client.CircuitOpen() {
+		if _, err := remove(); err != nil || client.CircuitOpen() {
 			t.Errorf("%v; open: %v", err, client.CircuitOpen())
 		}
 	})

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -148,6 +150,13 @@ func WithCredential(ctx context.Context, s secret.Text) context.Context {
 func CredentialFrom(ctx context.Context) (secret.Text, bool) {
 	s, ok := ctx.Value(credentialKey{}).(secret.Text)
 	return s, ok
+}
+
+// Fingerprint names a credential without revealing it: by 128 bits of its hash, so
+// that nobody can make two credentials with one name.
+func Fingerprint(credential secret.Text) string {
+	sum := sha256.Sum256([]byte(credential.Reveal()))
+	return hex.EncodeToString(sum[:16])
 }
 
 // CreateToken makes the team's token, which revokes the one before, and returns

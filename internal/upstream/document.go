@@ -87,7 +87,7 @@ var (
 	errNoSecret    = errors.New("token document without a usable secret")
 	errOtherTeam   = errors.New("token document of another team")
 	errTooLong     = errors.New("document longer than any of this API")
-	errCoding      = errors.New("document in a content coding that can't be read")
+	errCoding      = errors.New("document in a content coding that is not supported")
 )
 
 // token is the resource without its secret.

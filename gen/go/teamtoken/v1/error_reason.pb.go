@@ -126,9 +126,9 @@ const (
 	// calls the upstream, for longer than the call's deadline allows. The upstream
 	// was not called; `google.rpc.RetryInfo` says when to try again.
 	ErrorReason_ERROR_REASON_UPSTREAM_BUDGET_EXHAUSTED ErrorReason = 31
-	// UNAVAILABLE. The call brings a JWT, and its issuer has not given its keys to the
-	// service since that started, so that nobody can tell whether the JWT is good.
-	// Nothing was done. Retry later with the same JWT: another replica may have them.
+	// UNAVAILABLE. The service could not fetch the keys of the JWT's issuer since it
+	// started, so it cannot verify the JWT. Nothing was done. Retry later with the
+	// same JWT: another replica may have the keys.
 	ErrorReason_ERROR_REASON_CALLER_ISSUER_UNAVAILABLE ErrorReason = 32
 )
 

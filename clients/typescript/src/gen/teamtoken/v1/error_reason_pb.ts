@@ -279,9 +279,9 @@ export enum ErrorReason {
   UPSTREAM_BUDGET_EXHAUSTED = 31,
 
   /**
-   * UNAVAILABLE. The call brings a JWT, and its issuer has not given its keys to the
-   * service since that started, so that nobody can tell whether the JWT is good.
-   * Nothing was done. Retry later with the same JWT: another replica may have them.
+   * UNAVAILABLE. The service could not fetch the keys of the JWT's issuer since it
+   * started, so it cannot verify the JWT. Nothing was done. Retry later with the
+   * same JWT: another replica may have the keys.
    *
    * @generated from enum value: ERROR_REASON_CALLER_ISSUER_UNAVAILABLE = 32;
    */
