@@ -129,7 +129,7 @@ func (p *problem) err(r *http.Request) error {
 }
 
 func codeOf(httpStatus int) codes.Code {
-	if httpStatus == http.StatusRequestEntityTooLarge {
+	if httpStatus == http.StatusRequestEntityTooLarge || httpStatus == http.StatusRequestHeaderFieldsTooLarge {
 		return codes.ResourceExhausted
 	}
 	return codes.InvalidArgument
