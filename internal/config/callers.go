@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"net/url"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -89,9 +90,20 @@ func (c *Config) checkOrigins(refuse func(bool, string, ...any)) {
 // validOrigin reports whether address can be where clients reach this server.
 func validOrigin(address string) bool {
 	u, err := url.Parse(address)
-	return err == nil && (u.Scheme == "https" || u.Scheme == "http") && u.Hostname() != "" && u.User == nil && u.RawQuery == "" && !u.ForceQuery &&
-		u.Fragment == "" && !strings.HasSuffix(address, "#") && (u.Port() == "" || validPort(u.Port())) && !strings.HasSuffix(u.Host, ":") && path.Clean("/"+u.Path) == "/"+strings.Trim(u.Path, "/")
+	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || strings.HasSuffix(address, "#") {
+		return false
+	}
+	_, notIP := netip.ParseAddr(u.Hostname())
+	return (notIP == nil || originHost.MatchString(u.Hostname()) && !strings.Contains(u.Hostname(), "..")) &&
+		(u.Port() == "" || u.Port() != "0" && validPort(u.Port())) && !strings.HasSuffix(u.Host, ":") &&
+		originPath.MatchString(u.EscapedPath()) && path.Clean("/"+u.Path) == "/"+strings.Trim(u.Path, "/")
 }
+
+// What the links of lists are made of, which clients have to be able to read.
+var (
+	originHost = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?\.?$`)
+	originPath = regexp.MustCompile(`^(/[A-Za-z0-9._~-]+)*/?$`)
+)
 
 func (c *Config) checkLimits(refuse func(bool, string, ...any)) {
 	for _, n := range []struct {

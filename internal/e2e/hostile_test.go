@@ -661,6 +661,8 @@ func headers() (cases []restCase) {
 	add("Idempotency-Key of a space", "Idempotency-Key:  ")
 	add("Idempotency-Key twice", "Idempotency-Key: a", "Idempotency-Key: b")
 	add("Idempotency-Key the same twice", "Idempotency-Key: a", "idempotency-key: a")
+	add("Grpc-Timeout twice", "Grpc-Timeout: 5S", "Grpc-Timeout: 5S")
+	add("Grpc-Timeout twice, one bad", "Grpc-Timeout: 5S", "grpc-timeout: 1x")
 	add("Idempotency-Key folded", "Idempotency-Key: a\r\n b")
 	for _, v := range []string{"1", "S", "-1S", "+1S", "1.5S", "1s", "123456789S", "1 S", "1S,1S", "0x1S", "1SS", "∞", "１S", "soon"} {
 		add("Grpc-Timeout "+v, "Grpc-Timeout: "+v)

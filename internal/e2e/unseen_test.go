@@ -3,6 +3,7 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -13,7 +14,11 @@ import (
 	"time"
 
 	h2 "golang.org/x/net/http2"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/encoding"
+	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
 
 	"github.com/teamtoken/teamtoken/internal/audit"
 	"github.com/teamtoken/teamtoken/internal/requestid"
@@ -95,6 +100,14 @@ func TestNothingIsRefusedUnseen(t *testing.T) {
 			t.Errorf("the call has %d ends", len(ends))
 		}
 	}
+	t.Run("rest/headers that the connection bears", func(t *testing.T) {
+		id, r := requestid.New(), post("", "X-A: "+strings.Repeat("a", 40<<10))
+		r.headers = append([]string{requestid.Header + ": " + id, header + ": " + good}, r.headers...)
+		if resp, body := f.sendREST(t, r); resp.StatusCode != http.StatusRequestHeaderFieldsTooLarge {
+			t.Errorf("%s: %s", resp.Status, body)
+		}
+		end(t, id, "rest", victim, codes.ResourceExhausted) // as over gRPC
+	})
 	codeOf := map[int]codes.Code{400: codes.InvalidArgument, 413: codes.ResourceExhausted, 415: codes.InvalidArgument, 431: codes.ResourceExhausted}
 	for _, c := range slices.Concat(teamIDsOverREST(), paths(), methods(), bodies(), contentTypes(), headers(), queries(), refusedByHTTP()) {
 		for _, caller := range []string{victim, ""} {
@@ -252,3 +265,38 @@ func dialed(t *testing.T, address string) net.Conn {
 	_ = conn.SetDeadline(time.Now().Add(patience))
 	return conn
 }
+
+// A health check that reaches its method is no refusal, whatever it is told: whoever
+// asks every few seconds writes nothing to the log.
+func TestHealthChecksAreNotUnseen(t *testing.T) {
+	sim, url := newSimulator(t)
+	f := start(t, withService(sim, url))
+	health := grpc_health_v1.NewHealthClient(f.conn)
+	for _, service := range []string{"", "teamtoken.v1.TeamTokenService", "nobody"} {
+		_, _ = health.Check(t.Context(), &grpc_health_v1.HealthCheckRequest{Service: service})
+	}
+	if _, err := health.List(t.Context(), &grpc_health_v1.HealthListRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	_, err := health.Check(t.Context(), &grpc_health_v1.HealthCheckRequest{}, grpc.UseCompressor(unknownToServer{}.Name()))
+	if status.Code(err) != codes.Unimplemented {
+		t.Fatal(err)
+	}
+	eventually(t, "the check of an unknown encoding is told", func() bool { return unseenIn(f)[grpcReached] > 0 })
+	if n := unseenIn(f)[grpcReached]; n != 1 {
+		t.Errorf("%d calls were told, and one did not reach its method", n)
+	}
+}
+
+// unknownToServer is a compressor that the program does not have.
+type unknownToServer struct{}
+
+func (unknownToServer) Name() string                                 { return "unknown-to-server" }
+func (unknownToServer) Compress(w io.Writer) (io.WriteCloser, error) { return nopWriteCloser{w}, nil }
+func (unknownToServer) Decompress(r io.Reader) (io.Reader, error)    { return r, nil }
+
+type nopWriteCloser struct{ io.Writer }
+
+func (nopWriteCloser) Close() error { return nil }
+
+func init() { encoding.RegisterCompressor(unknownToServer{}) }

@@ -147,8 +147,8 @@ func check(r *http.Request) ([]byte, *problem) {
 	if _, err := url.ParseQuery(r.URL.RawQuery); err != nil {
 		return nil, invalid("The query is malformed.")
 	}
-	if t := r.Header.Get("Grpc-Timeout"); t != "" && !timeout.MatchString(t) {
-		return nil, invalid("The header Grpc-Timeout must be a number of up to 8 digits, not 0, and a unit, one of HMSmun.")
+	if t := r.Header.Values("Grpc-Timeout"); len(t) > 1 || len(t) == 1 && t[0] != "" && !timeout.MatchString(t[0]) {
+		return nil, invalid("The header Grpc-Timeout must stand once, as a number of up to 8 digits, not 0, and a unit, one of HMSmun.")
 	}
 	if len(r.Header.Values(idempotencyKey)) > 1 {
 		return nil, invalid("The header Idempotency-Key must not be sent twice.")

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"cel.dev/cel-go/cel"
 	"cel.dev/cel-go/common/ast"
@@ -221,6 +222,19 @@ func slips(checked *ast.AST, text string) []slip {
 				compared(args[1], args[0])
 			case operators.In:
 				compared(args[0], args[1])
+			case overloads.StartsWith, overloads.EndsWith:
+				if affix, ok := literal(args[0]); ok && call.IsMemberFunction() {
+					if possible := affixesOf(call.Target()); possible != nil && !possible(affix, call.FunctionName() == overloads.StartsWith) {
+						refuse(args[0], "%q is never at that end of it", affix)
+					}
+				}
+			case overloads.TimeGetFullYear, overloads.TimeGetMonth, overloads.TimeGetDayOfYear, overloads.TimeGetDate, overloads.TimeGetDayOfMonth,
+				overloads.TimeGetDayOfWeek, overloads.TimeGetHours, overloads.TimeGetMinutes, overloads.TimeGetSeconds, overloads.TimeGetMilliseconds:
+				if len(args) == 1 {
+					if zone, ok := literal(args[0]); ok && !zoneThatIs(zone) {
+						refuse(args[0], "there is no time zone %q, so that it is an error, which is a no: write one as Europe/Berlin, or as +02:00", zone)
+					}
+				}
 			}
 		}
 	}))
@@ -256,22 +270,13 @@ func exact(written string, held float64) bool {
 // valuesOf says which texts a variable can be equal to, by why another can't be one;
 // nil if it can be any.
 func valuesOf(e ast.Expr) func(string) string {
-	name := ""
-	switch e.Kind() {
-	case ast.IdentKind:
-		name = e.AsIdent()
-	case ast.SelectKind:
-		if operand := e.AsSelect().Operand(); operand.Kind() == ast.IdentKind && !e.AsSelect().IsTestOnly() {
-			name = operand.AsIdent() + "." + e.AsSelect().FieldName()
-		}
-	}
 	unless := func(ok bool, why string) string {
 		if ok {
 			return ""
 		}
 		return why
 	}
-	switch name {
+	switch nameOf(e) {
 	case "method":
 		return func(s string) string {
 			return unless(Known(s), "the methods are "+strings.Join(Methods(), ", "))
@@ -296,6 +301,64 @@ func valuesOf(e ast.Expr) func(string) string {
 		}
 	}
 	return nil
+}
+
+// nameOf is the variable, or the field of one, that an expression is; empty if it is neither.
+func nameOf(e ast.Expr) string {
+	switch e.Kind() {
+	case ast.IdentKind:
+		return e.AsIdent()
+	case ast.SelectKind:
+		if operand := e.AsSelect().Operand(); operand.Kind() == ast.IdentKind && !e.AsSelect().IsTestOnly() {
+			return operand.AsIdent() + "." + e.AsSelect().FieldName()
+		}
+	}
+	return ""
+}
+
+// affixesOf says with which texts a variable can begin or end; nil if it can with any.
+func affixesOf(e ast.Expr) func(affix string, begins bool) bool {
+	can := func(has func(pattern string) bool) func(string, bool) bool {
+		return func(affix string, begins bool) bool {
+			if begins {
+				return has(affix + "**")
+			}
+			return has("**" + affix)
+		}
+	}
+	switch nameOf(e) {
+	case "method":
+		return func(affix string, begins bool) bool {
+			return slices.ContainsFunc(Methods(), func(m string) bool {
+				return begins && strings.HasPrefix(m, affix) || !begins && strings.HasSuffix(m, affix)
+			})
+		}
+	case "team":
+		return can(teamIDs.matched)
+	case "organization":
+		return can(organizationNames.matched)
+	}
+	return nil
+}
+
+// literal is the text that stands there.
+func literal(e ast.Expr) (string, bool) {
+	if e.Kind() != ast.LiteralKind {
+		return "", false
+	}
+	s, ok := e.AsLiteral().Value().(string)
+	return s, ok
+}
+
+var zoneOffset = regexp.MustCompile(`^[+-]?([01]?[0-9]|2[0-3]):[0-5]?[0-9]$`)
+
+// zoneThatIs reports whether CEL takes zone for a time zone: a name, or an offset.
+func zoneThatIs(zone string) bool {
+	if strings.Contains(zone, ":") {
+		return zoneOffset.MatchString(zone)
+	}
+	_, err := time.LoadLocation(zone)
+	return err == nil
 }
 
 // activation gives a condition the variables of a request.

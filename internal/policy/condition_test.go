@@ -233,6 +233,17 @@ func TestConditionsThatCannotBeMeant(t *testing.T) {
 		{"!(method in ['GetToken', 'ListToken'])", `"ListToken" is never equal to it`},
 		{"caller.verified_by == 'mtsl'", "is never equal to it: it is one of mtls, jwt, mesh"},
 		{"caller.verified_by in ['jwt', 'spiffe']", `"spiffe" is never equal to it`},
+		{"team.startsWith('prod-')", `"prod-" is never at that end of it`},
+		{"!team.startsWith('Team-')", "is never at that end of it"},
+		{"team.endsWith('-x')", "is never at that end of it"},
+		{"organization.startsWith('acme/')", "is never at that end of it"},
+		{"method.startsWith('delete')", "is never at that end of it"},
+		{"method.endsWith('Tokenz')", "is never at that end of it"},
+		{"now.getHours('Europe/Berln') > 8", `there is no time zone "Europe/Berln"`},
+		{"!(now.getDayOfWeek('europe/berlin ') == 0)", "there is no time zone"},
+		{"now.getMinutes('+25:00') > 8", "there is no time zone"},
+		{"now.getFullYear('02:60') > 8", "there is no time zone"},
+		{"now.getDate('+0200') > 8", "there is no time zone"},
 		{"team == 'BUHBEM97xboT8TVz'", "a team's id is `team-` and 16 letters and digits"},
 		{"team == 'team-*'", "a team's id is"},
 		{"organization == 'a b'", "an organization's name is"},
@@ -259,6 +270,8 @@ func TestConditionsThatCannotBeMeant(t *testing.T) {
 		"has(caller.claims.env)", "has(caller.id)", "'env' in caller.claims", "caller.claims['kubernetes.io'].a == 'b'", "method.startsWith('Get')", "team == '' || team == '" + own + "'",
 		"caller.id in ['a.example.com', 'spiffe://example.org/a', 'https://i.example.com#organization:acme:project:Default Project']", "caller.claims.n == 1.5", "true",
 		"caller.claims.size() > 0", "caller.id.endsWith('.Example.com')",
+		"team.startsWith('team-a')", "team.startsWith('')", "team.endsWith('9Z')", "organization.endsWith('_prod')", "method.endsWith('ByID')", "team.startsWith(caller.claims.t)",
+		"now.getHours('Europe/Berlin') > 8", "now.getHours('UTC') > 8", "now.getHours('-02:30') > 8", "now.getHours('23:59') > 8", "now.getHours(caller.claims.tz) > 8", "now.getHours() > 8",
 	} {
 		if _, err := policy.Parse([]byte(conditional(good))); err != nil {
 			t.Errorf("%s: %v", good, err)

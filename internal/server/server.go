@@ -184,7 +184,7 @@ func New(o Options) (*Server, error) {
 
 	s.grpc = grpc.NewServer(append(options, grpc.Creds(handshaker{creds, o.Unseen}))...)
 	s.grpc.RegisterService(marked(*o.Service), o.Implementation)
-	grpc_health_v1.RegisterHealthServer(s.grpc, s.health)
+	s.grpc.RegisterService(marked(grpc_health_v1.Health_ServiceDesc), s.health)
 	s.health.SetServingStatus(o.Service.ServiceName, grpc_health_v1.HealthCheckResponse_SERVING)
 	if o.Reflection {
 		reflection.Register(s.grpc)

@@ -512,7 +512,7 @@ func (r *Redis) End(ctx context.Context, t Turn, e End) error {
 		t.Team, t.Holder, t.Epoch, unknown, r.times.Hold.Milliseconds(), r.times.check().Milliseconds(), known, op.by,
 		what, more, e.Recorded.Answer, r.times.Answer.Milliseconds(), r.times.Tombstone.Milliseconds(),
 	)
-	if done, err := cmd.Int(); err == nil && done == 1 && !e.Unknown {
+	if done, err := cmd.Int(); err == nil && done != 0 && !e.Unknown {
 		if e.Fate == Forget && t.Holder == op.by {
 			r.void.add(op.by)
 		} else {

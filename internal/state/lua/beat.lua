@@ -1,4 +1,6 @@
 -- KEYS: replicas, held; ARGV: replica, life (ms)
+own(KEYS[1], 'zset')
+own(KEYS[2], 'zset')
 redis.call('ZADD', KEYS[1], n(now), ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', n(now - ARGV[2]))
 redis.call('PEXPIRE', KEYS[1], ARGV[2])

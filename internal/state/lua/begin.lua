@@ -4,6 +4,8 @@
 local team, record, answer, unsettled, bucket, held, kept = unpack(KEYS)
 local name, holder, lease, hold, change, opened, seen, tombstone, interval, burst, most, valid, quota = unpack(ARGV)
 if valid ~= '0' and now > tonumber(valid) then return {'late'} end
+own(unsettled, 'zset')
+own(held, 'zset')
 local m = redis.pcall('HMGET', team, 'holder', 'until', 'change', 'hold', 'epoch', 'known', 'due', 'record', 'by', 'known_by')
 if m.err then -- it is no hash
   drop(team, unsettled, held, name, tonumber(hold))
@@ -39,4 +41,4 @@ if not mine then
 end
 redis.call('PEXPIRE', team, tombstone)
 redis.call('ZADD', unsettled, ends, name)
-return {'granted', n(epoch), n(wait), m[6] or '', m[10] or '', mine and old or ''}
+return {'granted', n(epoch), n(wait), short(m[6]) or '', short(m[10]) or '', mine and old or ''}

@@ -1,4 +1,6 @@
 -- KEYS: team, unsettled, held; ARGV: name, holder, lease, hold (ms)
+own(KEYS[2], 'zset')
+own(KEYS[3], 'zset')
 local m = redis.pcall('HMGET', KEYS[1], 'holder', 'until', 'change', 'due')
 if m.err then -- it is no hash
   drop(KEYS[1], KEYS[2], KEYS[3], ARGV[1], tonumber(ARGV[4]))

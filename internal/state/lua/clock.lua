@@ -12,11 +12,25 @@ local function num(x, default)
   return default
 end
 
--- get reads a value; one that is of another type is '', which opens for nobody.
+-- short is x, but for one that is longer than all that is written here, which opens for
+-- nobody: each replica would take that much memory to read it.
+local function short(x)
+  if x and #x > 65536 then return '' end
+  return x
+end
+
+-- get reads a value; one that is of another type, or too long, is '', which opens for nobody.
 local function get(key)
   local v = redis.pcall('GET', key)
   if type(v) == 'table' then return '' end
-  return v
+  return short(v)
+end
+
+-- own takes a key away that is of another type than the scripts give it: somebody else
+-- wrote it, and every script that uses it would fail until somebody deletes it.
+local function own(key, kind)
+  local is = redis.call('TYPE', key).ok
+  if is ~= kind and is ~= 'none' then redis.call('DEL', key) end
 end
 
 -- drop has a team forget a change that can't be read. Nobody else changes the team
@@ -36,14 +50,14 @@ local function settle(team, unsettled, name, holder, lease, hold)
   local ends = num(m[3], num(m[1], now) + hold)
   redis.call('HSET', team, 'holder', holder, 'until', n(now + lease), 'epoch', n(epoch), 'hold', n(ends))
   redis.call('ZADD', unsettled, n(now + lease), name)
-  return {'unsettle', n(epoch), m[2], m[6] or '', n(now), n(ends), m[5] or '', m[7] or ''}
+  return {'unsettle', n(epoch), short(m[2]), short(m[6]) or '', n(now), n(ends), short(m[5]) or '', short(m[7]) or ''}
 end
 
 -- reserve takes room in a budget, and returns how long to wait, in microseconds;
 -- more than most says that there is none.
 local function reserve(bucket, interval, burst, most)
   if interval == 0 then return 0 end
-  local tat = tonumber(redis.call('GET', bucket) or '0')
+  local tat = num(get(bucket), 0)
   local wait = math.max(tat - burst - us, 0)
   if wait > most then return wait end
   tat = math.max(tat, us) + interval

@@ -3,14 +3,17 @@
 --       record ('' to leave it, 'forget', or what it is from now on), whether it is one more ('1'), answer, its life (ms), tombstone (ms)
 local team, record, answer, unsettled, ended, held, kept = unpack(KEYS)
 local name, holder, epoch, unknown, hold, check, known, by, what, more, sealed, life, tombstone = unpack(ARGV)
-local m = redis.call('HMGET', team, 'holder', 'epoch', 'hold')
-if get(ended) == epoch then return 2 end -- the same word, said again
-if m[1] ~= holder or m[2] ~= epoch then
+own(unsettled, 'zset')
+own(held, 'zset')
+own(kept, 'hash')
+local m = redis.pcall('HMGET', team, 'holder', 'epoch', 'hold')
+if m.err or m[1] ~= holder or m[2] ~= epoch then
+  if get(ended) == epoch .. ' ' .. unknown then return 2 end -- the same word, said again
   if what == 'forget' and redis.call('EXISTS', team) == 0 then return 1 end -- the same, and there was nothing to be kept
   return 0
 end
 if unknown == '1' then
-  redis.call('SET', ended, epoch, 'PX', 10000) -- longer than anybody says it again
+  redis.call('SET', ended, epoch .. ' ' .. unknown, 'PX', 10000) -- longer than anybody says it again
   redis.call('HDEL', team, 'holder', 'until')
   if not m[3] then redis.call('HSET', team, 'hold', n(now + hold)) end
   redis.call('HSET', team, 'due', n(now + check))
@@ -26,14 +29,14 @@ else
   redis.call('HDEL', team, 'holder', 'until', 'change', 'by', 'record', 'hold', 'due')
   redis.call('HSET', team, 'known', known, 'known_by', by)
 end
-if what ~= 'forget' or known ~= '' then redis.call('SET', ended, epoch, 'PX', 10000) end
+if what ~= 'forget' or known ~= '' then redis.call('SET', ended, epoch .. ' ' .. unknown, 'PX', 10000) end
 if what == 'forget' then
   redis.call('DEL', record, answer)
 elseif what ~= '' then
   redis.call('SET', record, what, 'PX', tombstone)
   if sealed ~= '' then redis.call('SET', answer, sealed, 'PX', life) end
   if more == '1' then
-    redis.call('HINCRBY', kept, n(hour), 1)
+    redis.call('HSET', kept, n(hour), n(num(redis.call('HGET', kept, n(hour)), 0) + 1))
     redis.call('PEXPIRE', kept, 90000000) -- 25 h
   end
 end

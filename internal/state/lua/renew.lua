@@ -1,6 +1,7 @@
 -- KEYS: team, unsettled; ARGV: name, holder, epoch, lease (ms), change ('' if nothing is begun anew), known, who wrote that
-local m = redis.call('HMGET', KEYS[1], 'holder', 'epoch')
-if m[1] ~= ARGV[2] or m[2] ~= ARGV[3] then return 0 end
+own(KEYS[2], 'zset')
+local m = redis.pcall('HMGET', KEYS[1], 'holder', 'epoch')
+if m.err or m[1] ~= ARGV[2] or m[2] ~= ARGV[3] then return 0 end
 local ends = n(now + ARGV[4])
 redis.call('HSET', KEYS[1], 'until', ends)
 redis.call('ZADD', KEYS[2], ends, ARGV[1])
