@@ -87,6 +87,7 @@ type front struct {
 }
 
 func (f front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	long := headerBytes(r) > f.maxHeaders // as they came
 	id := r.Header.Get(requestid.Header)
 	if !requestid.Valid(id) || len(r.Header.Values(requestid.Header)) > 1 {
 		id = requestid.New()
@@ -107,7 +108,7 @@ func (f front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}()
 	from := presented(r)
 	in := new(request)
-	if from.LongHeaders = headerBytes(r) > f.maxHeaders; from.LongHeaders {
+	if from.LongHeaders = long; long {
 		in.problem = &problem{status: http.StatusRequestHeaderFieldsTooLarge, detail: "The headers must be shorter."}
 	} else {
 		in.body, in.problem = check(r)

@@ -238,18 +238,21 @@ func ending(next grpc.StreamServerInterceptor) grpc.StreamServerInterceptor {
 // whose headers are too long, which the interceptors refuse.
 func (s *Server) admit(ctx context.Context, call *tap.Info) (context.Context, error) {
 	o := &s.options
+	long := headerBytes(call) > o.Limits.HeaderBytes
 	if !s.methods[call.FullMethodName] {
 		unseen(o.Unseen).call(ctx, noMethod)
+		if long {
+			return nil, errLongHeaders
+		}
 		return ctx, nil // grpc-go answers it
 	}
-	long := headerBytes(call) > o.Limits.HeaderBytes
 	conn := connectionOf(ctx)
 	if n := fieldsOf(call.Header); n > manyFields && conn != nil {
 		conn.fields(n)
 		context.AfterFunc(ctx, func() { conn.fields(-n) })
 	}
 	switch {
-	case long && (!strings.HasPrefix(call.FullMethodName, "/"+o.Service.ServiceName+"/") || len(call.FullMethodName) > maxMethod):
+	case long && !strings.HasPrefix(call.FullMethodName, "/"+o.Service.ServiceName+"/"):
 		return nil, errLongHeaders // of a method that the interceptors would not refuse
 	case strings.HasPrefix(call.FullMethodName, "/grpc.health.v1.Health/Watch"):
 		return s.watches.begin(ctx, conn, o.Limits.ConnectionAge, errWatchedLong)
@@ -264,9 +267,6 @@ func (s *Server) admit(ctx context.Context, call *tap.Info) (context.Context, er
 	_ = cancel
 	return timed, nil
 }
-
-// maxMethod is far over any method's name.
-const maxMethod = 1 << 10
 
 var errLongHeaders = status.Error(codes.ResourceExhausted, "The headers of the call are too long. Nothing was changed. Call again with less metadata.")
 
