@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"container/list"
 	"errors"
 	"net"
@@ -15,6 +16,8 @@ const (
 	// newcomers is the part of the connections that is kept for those that have not
 	// carried an identified call: one in two, and half of that is for handshakes.
 	newcomers = 2
+	// shaking is how long no handshake is closed to make room.
+	shaking = 50 * time.Millisecond
 	// enough is how many bytes every handshake begins with: of TLS, of HTTP/2 and of
 	// any request.
 	enough = 24
@@ -30,7 +33,7 @@ const (
 	// fieldMemory is about what a header takes once its list is read.
 	fieldMemory = 150
 	// ordinary is more than a connection holds on which one honest call begins.
-	ordinary = 256 << 10
+	ordinary = 128 << 10
 )
 
 // A pool is the connections of several listeners, which share memory.
@@ -49,8 +52,8 @@ const (
 //   - known ones, the longest idle first, while handshakes and strangers together
 //     have less than their share.
 //
-// Only where all have a call under way is the new one closed, at once. It never
-// waits unanswered in the kernel's queue, where its peer could not tell a full
+// Only where all have a call under way is the new one closed, at once. But for the
+// moments that a handshake is given it never waits unanswered in the kernel's queue, where its peer could not tell a full
 // server from a slow network and would not try the next replica.
 //
 // There is no share of an address: behind a mesh's sidecar, a load balancer or
@@ -103,10 +106,37 @@ func (c *connections) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
+		time.Sleep(c.early(time.Now()))
 		if conn := c.admit(accepted); conn != nil {
 			return conn, nil
 		}
 	}
+}
+
+// early is how long the next one to come is to wait, so that the handshake that makes
+// room for it had time enough to be made: a storm of new connections would else close
+// everybody's before a byte of it is read.
+func (c *connections) early(now time.Time) time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.silent.Len()+c.shaking.Len() < c.handshakes {
+		return 0
+	}
+	next := c.handshake(now)
+	if next == nil {
+		return 0
+	}
+	return shaking - now.Sub(next.since)
+}
+
+// handshake is the one that makes room for another: who has said nothing yet, and had
+// the time to. The caller holds mu.
+func (c *connections) handshake(now time.Time) *connection {
+	silent, begun := first(&c.silent), first(&c.shaking)
+	if silent != nil && now.Sub(silent.since) >= shaking {
+		return silent
+	}
+	return cmp.Or(begun, silent)
 }
 
 // admit returns nil if there is no room.
@@ -134,9 +164,7 @@ func (c *connections) enter(conn *connection) (out net.Conn, ok bool) {
 	defer c.mu.Unlock()
 	var victim *connection
 	if c.silent.Len()+c.shaking.Len() >= c.handshakes {
-		if victim = first(&c.silent); victim == nil {
-			victim = first(&c.shaking)
-		}
+		victim = c.handshake(time.Now())
 	} else if c.size >= c.limit {
 		if victim = c.victim(); victim == nil {
 			return conn.Conn, false
