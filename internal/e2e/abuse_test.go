@@ -363,8 +363,12 @@ type speaker struct {
 // speak begins with the preface and these settings. Without reads it never reads
 // what the program answers.
 func (p *peer) speak(reads bool, settings ...h2.Setting) *speaker {
+	return p.speakOver(p.dial(p.grpc), reads, settings...)
+}
+
+// speakOver does so over a connection, which may be nil.
+func (p *peer) speakOver(conn net.Conn, reads bool, settings ...h2.Setting) *speaker {
 	s := &speaker{peer: p, next: 1, ended: make(chan struct{})}
-	conn := p.dial(p.grpc)
 	if conn == nil {
 		close(s.ended)
 		s.err = net.ErrClosed

@@ -1,7 +1,9 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"maps"
@@ -9,6 +11,7 @@ import (
 	"net/http"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -28,35 +31,44 @@ import (
 // said who they are.
 const maxMemory = 120
 
+// protection is of the listeners by TLS.
+type protection int
+
+const (
+	plain    protection = iota
+	oneSided            // no client needs a certificate
+	mutual
+)
+
 // hoards are ways to take a listener's connections and keep them, by peers whom
 // nobody knows. Each peer does it anew when its connection ends.
 var hoards = []struct {
 	name string
-	tls  bool
+	tls  protection
 	do   func(p *peer)
 }{
-	{"health watches", false, func(p *peer) { p.streams(1, "/grpc.health.v1.Health/Watch", frame(nil)) }},
-	{"health watches of what is not there", false, func(p *peer) {
+	{"health watches", plain, func(p *peer) { p.streams(1, "/grpc.health.v1.Health/Watch", frame(nil)) }},
+	{"health watches of what is not there", plain, func(p *peer) {
 		p.streams(1, "/grpc.health.v1.Health/Watch", frame(text(1, "none")))
 	}},
-	{"reflection", false, func(p *peer) {
+	{"reflection", plain, func(p *peer) {
 		p.streams(1, "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", frame(text(4, "teamtoken.v1.TeamTokenService")))
 	}},
-	{"many health watches", false, func(p *peer) { p.streams(100, "/grpc.health.v1.Health/Watch", frame(nil)) }},
-	{"calls without a message", false, func(p *peer) { p.streams(20, get, nil) }},
-	{"gRPC without a call", false, func(p *peer) { p.streams(0, "", nil) }},
-	{"gRPC that pings", false, func(p *peer) {
+	{"many health watches", plain, func(p *peer) { p.streams(100, "/grpc.health.v1.Health/Watch", frame(nil)) }},
+	{"calls without a message", plain, func(p *peer) { p.streams(20, get, nil) }},
+	{"gRPC without a call", plain, func(p *peer) { p.streams(0, "", nil) }},
+	{"gRPC that pings", plain, func(p *peer) {
 		for s := p.speak(true); s.goesOn(); s.flush() {
 			s.try(s.fr.WritePing(false, [8]byte{1}))
 		}
 	}},
-	{"calls of nobody over gRPC", false, func(p *peer) {
+	{"calls of nobody over gRPC", plain, func(p *peer) {
 		for s := p.speak(true); s.goesOn(); s.flush() {
 			id := s.headers(s.call(), false)
 			s.try(s.fr.WriteData(id, true, frame(text(1, team))))
 		}
 	}},
-	{"health checks whose answers nobody has room for", false, func(p *peer) {
+	{"health checks whose answers nobody has room for", plain, func(p *peer) {
 		s := p.speak(true, h2.Setting{ID: h2.SettingInitialWindowSize, Val: 0})
 		for range 50 {
 			s.try(s.fr.WriteData(s.headers(s.to("/grpc.health.v1.Health/Check"), false), true, frame(nil)))
@@ -64,7 +76,7 @@ var hoards = []struct {
 		s.flush()
 		<-s.ended
 	}},
-	{"long headers over gRPC", false, func(p *peer) {
+	{"long headers over gRPC", plain, func(p *peer) {
 		s := p.speak(true)
 		for range 4 {
 			s.headers(append(s.to(get), s.encode(hpack.HeaderField{Name: "x-padding", Value: strings.Repeat("x", 16000), Sensitive: true})...), false)
@@ -72,7 +84,7 @@ var hoards = []struct {
 		s.flush()
 		<-s.ended
 	}},
-	{"pings over REST", false, func(p *peer) {
+	{"pings over REST", plain, func(p *peer) {
 		conn := p.dial(p.rest)
 		if conn == nil {
 			return
@@ -81,7 +93,7 @@ var hoards = []struct {
 		for p.say(conn, "GET /api/v2/ping HTTP/1.1\r\nHost: teamtoken.test\r\n\r\n") && p.wait() {
 		}
 	}},
-	{"requests of nobody over REST", false, func(p *peer) {
+	{"requests of nobody over REST", plain, func(p *peer) {
 		conn := p.dial(p.rest)
 		if conn == nil {
 			return
@@ -90,22 +102,63 @@ var hoards = []struct {
 		for p.say(conn, "GET "+tokenPath+" HTTP/1.1\r\nHost: teamtoken.test\r\n\r\n") && p.wait() {
 		}
 	}},
-	{"half a header over REST", false, func(p *peer) {
+	{"half a header over REST", plain, func(p *peer) {
 		p.half(p.rest, "GET / HTTP/1.1\r\nHost: teamtoken.test\r\nX-Padding: "+strings.Repeat("x", 8000))
 	}},
-	{"long headers over REST", false, func(p *peer) {
+	{"long headers over REST", plain, func(p *peer) {
 		p.half(p.rest, "GET / HTTP/1.1\r\nHost: teamtoken.test\r\nX-Padding: "+strings.Repeat("x", 200<<10))
 	}},
-	{"half a body over REST", false, func(p *peer) {
+	{"half a body over REST", plain, func(p *peer) {
 		p.half(p.rest, fmt.Sprintf("POST %s HTTP/1.1\r\nHost: teamtoken.test\r\nContent-Type: %s\r\nContent-Length: 65536\r\n\r\n", tokenPath, jsonAPI)+strings.Repeat(" ", 60000))
 	}},
-	{"nothing at all", false, func(p *peer) { p.half(p.grpc, "") }},
-	{"half a preface", false, func(p *peer) { p.half(p.grpc, h2.ClientPreface[:10]) }},
-	{"one byte of a handshake, gRPC", true, func(p *peer) { p.half(p.grpc, "\x16") }},
-	{"one byte of a handshake, REST", true, func(p *peer) { p.half(p.rest, "\x16") }},
-	{"half of a long handshake", true, func(p *peer) {
+	{"a list of headers that unpacks, and never ends, over gRPC", plain, func(p *peer) {
+		s := p.speak(true)
+		s.headers(append(s.to(get), unpacking(14000)...), true)
+		s.flush()
+		<-s.ended
+	}},
+	{"lists of headers that unpack over gRPC", plain, func(p *peer) {
+		s := p.speak(true)
+		for range 2 {
+			s.headers(append(s.to(get), unpacking(14000)...), false)
+		}
+		s.flush()
+		<-s.ended
+	}},
+	{"many small headers over REST", plain, func(p *peer) {
+		p.half(p.rest, "GET / HTTP/1.1\r\nHost: teamtoken.test\r\n"+manySmall(100<<10))
+	}},
+	{"many small headers and half a body over REST", plain, func(p *peer) {
+		p.half(p.rest, fmt.Sprintf("POST %s HTTP/1.1\r\nHost: teamtoken.test\r\nContent-Type: %s\r\nContent-Length: 65536\r\n", tokenPath, jsonAPI)+manySmall(100<<10)+"\r\n ")
+	}},
+	{"lists of headers that unpack over REST", oneSided, func(p *peer) {
+		s := p.speakREST()
+		for range 2 {
+			s.headers(append(s.request(), unpacking(14000)...), false)
+		}
+		s.flush()
+		<-s.ended
+	}},
+	{"a list of headers that unpacks, and never ends, over REST", oneSided, func(p *peer) {
+		s := p.speakREST()
+		s.headers(s.request(), false)
+		s.headers(append(s.request(), unpacking(14000)...), true)
+		s.flush()
+		<-s.ended
+	}},
+	{"nothing at all", plain, func(p *peer) { p.half(p.grpc, "") }},
+	{"half a preface", plain, func(p *peer) { p.half(p.grpc, h2.ClientPreface[:10]) }},
+	{"one byte of a handshake, gRPC", mutual, func(p *peer) { p.half(p.grpc, "\x16") }},
+	{"one byte of a handshake, REST", mutual, func(p *peer) { p.half(p.rest, "\x16") }},
+	{"half of a long handshake", mutual, func(p *peer) {
 		p.half(p.grpc, "\x16\x03\x01\x40\x00\x01\x00\xff\x00"+strings.Repeat("x", 16<<10-4)+"\x16\x03\x01\x40\x00"+strings.Repeat("x", 16<<10-100))
 	}},
+}
+
+// storms are those whose peers also come back at once, and connect faster than a
+// handshake is made.
+var storms = []string{
+	"gRPC without a call", "half a header over REST", "one byte of a handshake, gRPC", "one byte of a handshake, REST", "half of a long handshake",
 }
 
 // Whoever fills a listener keeps nobody else out, nor takes more memory than is
@@ -119,7 +172,14 @@ func TestFullListener(t *testing.T) {
 	if long {
 		limit, peers = 0, 4300
 	}
-	for _, hoard := range hoards {
+	for i, hoard := range slices.Concat(hoards, hoards) {
+		beat := 5 * time.Second
+		if i >= len(hoards) {
+			if !slices.Contains(storms, hoard.name) {
+				continue
+			}
+			hoard.name, beat = "a storm, "+hoard.name, 200*time.Millisecond
+		}
 		t.Run(hoard.name, func(t *testing.T) {
 			sim, url := newSimulator(t)
 			key := newSigner(t, "1")
@@ -128,13 +188,14 @@ func TestFullListener(t *testing.T) {
 			if limit > 0 {
 				s.env = append(s.env, fmt.Sprintf("TEAMTOKEN_MAX_CONNECTIONS=%d", limit))
 			}
-			if hoard.tls {
-				a := newAuthority(t)
-				s.tls = a
-				s.env = append(s.env, "TEAMTOKEN_TLS_CLIENT_CA_FILE="+a.caFile)
+			if hoard.tls != plain {
+				s.tls = newAuthority(t)
+			}
+			if hoard.tls == mutual {
+				s.env = append(s.env, "TEAMTOKEN_TLS_CLIENT_CA_FILE="+s.tls.caFile)
 			}
 			f := start(t, s)
-			if hoard.tls {
+			if hoard.tls == mutual {
 				f.tls = s.tls.holder(t, "caller.teamtoken.test")
 			}
 			bearer := key.sign(t, byJWT)
@@ -152,7 +213,7 @@ func TestFullListener(t *testing.T) {
 			})
 			<-fault.Hit()
 
-			a := attack{beat: 5 * time.Second, do: hoard.do}
+			a := attack{beat: beat, do: hoard.do}
 			var made assault
 			end := a.begin(t, f, peers, &made)
 			served := f.newcomers(t, bearer, 20)
@@ -305,4 +366,36 @@ func (p *peer) half(address, what string) {
 func (p *peer) say(conn net.Conn, what string) bool {
 	_, err := io.WriteString(conn, what)
 	return err == nil
+}
+
+// unpacking is a block of n headers of one byte each, which HTTP/2's static table has.
+func unpacking(n int) []byte {
+	const age = 0x80 | 21
+	return bytes.Repeat([]byte{age}, n)
+}
+
+// manySmall is headers of HTTP/1.1, size bytes of them, each of which has another name.
+func manySmall(size int) string {
+	var b strings.Builder
+	for i := 0; b.Len() < size; i++ {
+		b.WriteString(strconv.FormatInt(int64(i), 36) + ":\r\n")
+	}
+	return b.String()
+}
+
+// speakREST begins HTTP/2 with the REST listener, over TLS without a certificate.
+func (p *peer) speakREST() *speaker {
+	conn := p.dial(p.rest)
+	if conn != nil {
+		conn = tls.Client(conn, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}}) //nolint:gosec // it attacks
+	}
+	return p.speakOver(conn, true)
+}
+
+// request is the block of the headers of a request of REST, whose body is to come.
+func (s *speaker) request() (block []byte) {
+	for _, h := range [][2]string{{":method", "POST"}, {":scheme", "https"}, {":path", tokenPath}, {":authority", "teamtoken.test"}, {"content-type", jsonAPI}} {
+		block = append(block, s.encode(hpack.HeaderField{Name: h[0], Value: h[1]})...)
+	}
+	return block
 }

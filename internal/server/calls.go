@@ -247,7 +247,12 @@ func (s *Server) admit(ctx context.Context, call *tap.Info) (context.Context, er
 		}
 		return ctx, nil // grpc-go answers it
 	}
-	switch conn := connectionOf(ctx); {
+	conn := connectionOf(ctx)
+	if n := fieldsOf(call.Header); n > manyFields && conn != nil {
+		conn.fields(n)
+		context.AfterFunc(ctx, func() { conn.fields(-n) })
+	}
+	switch {
 	case long && !strings.HasPrefix(call.FullMethodName, "/"+o.Service.ServiceName+"/"):
 		return nil, errLongHeaders // health and reflection, which the interceptors would let pass
 	case strings.HasPrefix(call.FullMethodName, "/grpc.health.v1.Health/Watch"):
@@ -266,6 +271,16 @@ func (s *Server) admit(ctx context.Context, call *tap.Info) (context.Context, er
 
 var errLongHeaders = status.Error(codes.ResourceExhausted, "The headers of the call are too long. Nothing was changed. Call again with less metadata.")
 
+// manyFields is as many headers as streamCost has room for.
+const manyFields = 64
+
+func fieldsOf(headers map[string][]string) (n int) {
+	for _, values := range headers {
+		n += len(values)
+	}
+	return n
+}
+
 // headerBytes is the size of a call's header list, without the headers that grpc-go
 // does not pass on.
 func headerBytes(call *tap.Info) int {
@@ -282,12 +297,16 @@ func (s *Server) tracked(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 			return
 		}
-		conn.request(1)
-		defer conn.request(-1)
+		n := fieldsOf(r.Header)
+		conn.request(1, n)
+		defer conn.request(-1, n)
 		if time.Since(conn.since) > conn.age || conn.Verified() != nil {
 			w.Header().Set("Connection", "close")
 		}
 		next.ServeHTTP(w, r)
+		if n > manyFields {
+			r.Header = nil // net/http keeps r while it waits for the rest of its body
+		}
 		if r.ProtoMajor > 1 && w.Header().Get("Content-Type") != "" { // there is a body
 			// Or it would be written after the request is counted as ended, and wait there for
 			// a peer that does not read.
@@ -304,6 +323,9 @@ func stateOf(c net.Conn, state http.ConnState) {
 	}
 	switch state {
 	case http.StateActive:
+		if overHTTP2(c) {
+			conn.multiplexed()
+		}
 		conn.shaken()
 	case http.StateIdle:
 		conn.shaken()

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"container/list"
 	"errors"
 	"net"
@@ -15,6 +16,8 @@ const (
 	// newcomers is the part of the connections that is kept for those that have not
 	// carried an identified call: one in two, and half of that is for handshakes.
 	newcomers = 2
+	// shaking is how long no handshake is closed to make room.
+	shaking = 50 * time.Millisecond
 	// enough is how many bytes every handshake begins with: of TLS, of HTTP/2 and of
 	// any request.
 	enough = 24
@@ -24,8 +27,13 @@ const (
 	// maxHeld is what streams without a call under way, and bytes of connections that
 	// nobody knows, may take in memory, of both listeners together.
 	maxHeld = 20 << 20
+	// headerCost is what a byte of a header list takes at most: HTTP/2's static table has
+	// whole headers in one byte, and over HTTP/1.1 each name has its place in a map.
+	headerCost = 64
+	// fieldMemory is about what a header takes once its list is read.
+	fieldMemory = 150
 	// ordinary is more than a connection holds on which one honest call begins.
-	ordinary = 64 << 10
+	ordinary = 128 << 10
 )
 
 // A pool is the connections of several listeners, which share memory.
@@ -44,8 +52,8 @@ const (
 //   - known ones, the longest idle first, while handshakes and strangers together
 //     have less than their share.
 //
-// Only where all have a call under way is the new one closed, at once. It never
-// waits unanswered in the kernel's queue, where its peer could not tell a full
+// Only where all have a call under way is the new one closed, at once. But for the
+// moments that a handshake is given it never waits unanswered in the kernel's queue, where its peer could not tell a full
 // server from a slow network and would not try the next replica.
 //
 // There is no share of an address: behind a mesh's sidecar, a load balancer or
@@ -72,8 +80,8 @@ func newPool(refused func()) *pool {
 // grpc-go sets TCP_USER_TIMEOUT on a *net.TCPConn and on nothing else, so a
 // connection of this listener brings its own end of a peer that does not read:
 // it is closed when one write takes longer than stuck.
-func (p *pool) bounded(l net.Listener, limit int, age time.Duration) net.Listener {
-	c := &connections{Listener: l, pool: p, limit: limit, age: age}
+func (p *pool) bounded(l net.Listener, limit int, age time.Duration, rest, tls bool) net.Listener {
+	c := &connections{Listener: l, pool: p, limit: limit, age: age, rest: rest, tls: tls}
 	c.share = max(1, limit/newcomers)
 	c.handshakes = max(1, c.share/2)
 	return c
@@ -84,6 +92,7 @@ type connections struct {
 	*pool
 	limit, share, handshakes int
 	age                      time.Duration
+	rest, tls                bool
 
 	// Guarded by pool.mu; the one that goes first stands in front.
 	size                               int
@@ -97,15 +106,42 @@ func (c *connections) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
+		time.Sleep(c.early(time.Now()))
 		if conn := c.admit(accepted); conn != nil {
 			return conn, nil
 		}
 	}
 }
 
+// early is how long the next one to come is to wait, so that the handshake that makes
+// room for it had time enough to be made: a storm of new connections would else close
+// everybody's before a byte of it is read.
+func (c *connections) early(now time.Time) time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.silent.Len()+c.shaking.Len() < c.handshakes {
+		return 0
+	}
+	next := c.handshake(now)
+	if next == nil {
+		return 0
+	}
+	return shaking - now.Sub(next.since)
+}
+
+// handshake is the one that makes room for another: who has said nothing yet, and had
+// the time to. The caller holds mu.
+func (c *connections) handshake(now time.Time) *connection {
+	silent, begun := first(&c.silent), first(&c.shaking)
+	if silent != nil && now.Sub(silent.since) >= shaking {
+		return silent
+	}
+	return cmp.Or(begun, silent)
+}
+
 // admit returns nil if there is no room.
 func (c *connections) admit(accepted net.Conn) net.Conn {
-	conn := &connection{Conn: accepted, of: c, since: time.Now(), age: jittered(c.age)}
+	conn := &connection{Conn: accepted, of: c, since: time.Now(), age: jittered(c.age), speaks: !c.tls}
 	conn.unread = time.AfterFunc(stuck, func() { _ = conn.Close() })
 	conn.unread.Stop()
 	out, ok := c.enter(conn)
@@ -128,9 +164,7 @@ func (c *connections) enter(conn *connection) (out net.Conn, ok bool) {
 	defer c.mu.Unlock()
 	var victim *connection
 	if c.silent.Len()+c.shaking.Len() >= c.handshakes {
-		if victim = first(&c.silent); victim == nil {
-			victim = first(&c.shaking)
-		}
+		victim = c.handshake(time.Now())
 	} else if c.size >= c.limit {
 		if victim = c.victim(); victim == nil {
 			return conn.Conn, false
@@ -247,6 +281,9 @@ type connection struct {
 	streams  map[uint32]struct{} // of HTTP/2 that are open, with those of the calls; over gRPC
 	requests int                 // over REST
 	read     int                 // bytes, since there was neither a stream nor a request; of a stranger alone
+	blocks   int                 // what header lists may take beyond their bytes, likewise; not held while busy
+	speaks   bool                // TLS, if any, is behind it
+	http2    bool                // over REST
 	held     int
 	ended    time.Time     // when its last call did
 	in       *list.List    // among whom it stands
@@ -275,11 +312,60 @@ func (c *connection) Read(b []byte) (int, error) {
 		if c.in == &c.of.silent && c.read >= enough {
 			c.move(&c.of.shaking)
 		}
-		out := c.of.hold(c, n)
+		takes := n
+		if c.speaks && c.of.rest && (c.requests == 0 || c.http2) {
+			takes += c.block(n)
+		}
+		out := c.of.hold(c, takes)
 		c.of.mu.Unlock()
 		c.of.evict(out)
 	}
 	return n, err
+}
+
+// block counts n bytes of header lists. Over REST these are all that are read, but for
+// bodies over HTTP/1.1. It returns what is to be held for that. The caller holds of.mu.
+func (c *connection) block(n int) int {
+	n *= headerCost - 1
+	c.blocks += n
+	if c.busy > 0 {
+		return 0
+	}
+	return n
+}
+
+// unblock forgets them. The caller holds of.mu.
+func (c *connection) unblock() {
+	if c.busy == 0 {
+		c.of.hold(c, -c.blocks)
+	}
+	c.blocks = 0
+}
+
+// headersBegin counts n bytes of a header list that is about to be read, over gRPC.
+func (c *connection) headersBegin(n int) {
+	if c.known.Load() {
+		return
+	}
+	c.of.mu.Lock()
+	out := c.of.hold(c, c.block(n))
+	c.of.mu.Unlock()
+	c.of.evict(out)
+}
+
+// headersEnd forgets what it took while it was read.
+func (c *connection) headersEnd() {
+	c.of.mu.Lock()
+	defer c.of.mu.Unlock()
+	c.unblock()
+}
+
+// fields counts n more headers of calls, over gRPC, or fewer.
+func (c *connection) fields(n int) {
+	c.of.mu.Lock()
+	out := c.of.hold(c, n*fieldMemory)
+	c.of.mu.Unlock()
+	c.of.evict(out)
 }
 
 // shaken ends its handshake.
@@ -317,13 +403,30 @@ func (c *connection) streamEnds(id uint32) {
 	}
 }
 
-// request counts n more or fewer requests of a REST connection.
-func (c *connection) request(n int) {
+// request counts n more or fewer requests of a REST connection, with so many headers.
+func (c *connection) request(n, fields int) {
 	c.of.mu.Lock()
 	c.requests += n
-	out := c.of.hold(c, n*streamCost)
+	if n > 0 && !c.http2 { // over which those of the next request may be read already
+		c.unblock()
+	}
+	out := c.of.hold(c, n*(streamCost+fields*fieldMemory))
 	c.of.mu.Unlock()
 	c.of.evict(out)
+}
+
+// secured says that all that comes now is behind TLS.
+func (c *connection) secured() {
+	c.of.mu.Lock()
+	defer c.of.mu.Unlock()
+	c.speaks = true
+}
+
+// multiplexed says that requests come over HTTP/2.
+func (c *connection) multiplexed() {
+	c.of.mu.Lock()
+	defer c.of.mu.Unlock()
+	c.http2 = true
 }
 
 // quiet says that there is no request, and none has begun.
@@ -339,6 +442,7 @@ func (c *connection) quiet() {
 func (c *connection) settle() {
 	c.of.hold(c, -c.read)
 	c.read = 0
+	c.unblock()
 }
 
 // begin counts a call under way. It is false if the connection was closed.
@@ -348,7 +452,9 @@ func (c *connection) begin() bool {
 	if c.left {
 		return false
 	}
-	c.busy++
+	if c.busy++; c.busy == 1 {
+		c.of.hold(c, -c.blocks)
+	}
 	c.of.hold(c, -streamCost) // its memory is bounded as the calls of its caller are
 	if c.known.Load() && c.in != nil {
 		c.move(nil)
@@ -359,17 +465,19 @@ func (c *connection) begin() bool {
 // end ends a call under way. identified says that the call told who makes it.
 func (c *connection) end(identified bool) {
 	c.of.mu.Lock()
+	if identified && !c.left && !c.known.Load() {
+		c.settle()
+		c.known.Store(true)
+	}
 	c.busy--
 	c.ended = time.Now()
-	out := c.of.hold(c, streamCost)
-	if !c.left {
-		if identified && !c.known.Load() {
-			c.settle()
-			c.known.Store(true)
-		}
-		if c.known.Load() && c.busy == 0 {
-			c.move(&c.of.knowns)
-		}
+	back := streamCost
+	if c.busy == 0 {
+		back += c.blocks
+	}
+	out := c.of.hold(c, back)
+	if !c.left && c.known.Load() && c.busy == 0 {
+		c.move(&c.of.knowns)
 	}
 	c.of.mu.Unlock()
 	c.of.evict(out)

@@ -39,7 +39,7 @@ func guard(t *testing.T, limit int) *guarded {
 		g.mu.Lock()
 		defer g.mu.Unlock()
 		g.refused++
-	}).bounded(l, limit, time.Hour)
+	}).bounded(l, limit, time.Hour, false, false)
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -257,7 +257,7 @@ func (p pipes) Addr() net.Addr            { return nil }
 func TestPeerThatDoesNotRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := make(pipes, 1)
-		l := newPool(nil).bounded(p, 1, time.Hour)
+		l := newPool(nil).bounded(p, 1, time.Hour, false, false)
 		peer, served := net.Pipe()
 		defer peer.Close()
 		p <- served

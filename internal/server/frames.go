@@ -46,6 +46,7 @@ type framed struct {
 	last     uint32  // the highest stream
 	since    uint32  // of the streams from this one to last, all were opened
 	begun    bool    // a frame was read
+	listed   bool    // the present frame ends a header list
 
 	// Of the writing side.
 	out scanner
@@ -95,6 +96,10 @@ func spoiled(stream uint32) []byte {
 
 // next reads the header of a frame.
 func (f *framed) next() error {
+	if f.listed { // who reads on has done with the header list
+		f.listed = false
+		f.c.headersEnd()
+	}
 	b, err := f.r.Peek(frameHeader)
 	if err != nil {
 		return err
@@ -116,6 +121,10 @@ func (f *framed) next() error {
 	if !f.begun {
 		f.begun = true
 		f.c.shaken() // by the settings, with which every client begins
+	}
+	if kind == frameHeaders || kind == frameMore {
+		f.c.headersBegin(size)
+		f.listed = flags&endHeaders != 0
 	}
 	if f.spoil && flags&endHeaders != 0 && (kind == frameHeaders || kind == frameMore) {
 		f.header[4] &^= endHeaders

@@ -148,8 +148,8 @@ func New(o Options) (*Server, error) {
 		}
 	}
 	s.pool = newPool(o.Refused)
-	s.onGRPC = s.pool.bounded(s.onGRPC, o.Limits.Connections, o.Limits.ConnectionAge)
-	s.onHTTP = s.pool.bounded(s.onHTTP, o.Limits.Connections, o.Limits.ConnectionAge)
+	s.onGRPC = s.pool.bounded(s.onGRPC, o.Limits.Connections, o.Limits.ConnectionAge, false, o.TLS != nil)
+	s.onHTTP = s.pool.bounded(s.onHTTP, o.Limits.Connections, o.Limits.ConnectionAge, true, o.TLS != nil)
 	scheme, creds := "http://", insecure.NewCredentials()
 	options := []grpc.ServerOption{
 		grpc.UnaryInterceptor(o.Unary),

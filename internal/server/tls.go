@@ -34,19 +34,22 @@ func TLS(id Identity) *tls.Config {
 			return id.Certificate()
 		},
 	})
-	if id.Verify == nil && id.ClientCAs == nil {
-		return base
+	var verify verifier
+	asks := id.Verify != nil || id.ClientCAs != nil
+	if asks {
+		verify = id.verifier()
 	}
-	verify := id.verifier()
 	outer := base.Clone()
 	outer.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 		inner := base.Clone()
-		if id.Verify != nil {
+		switch {
+		case !asks:
+		case id.Verify != nil:
 			inner.ClientAuth = tls.RequireAnyClientCert
 			if id.Optional {
 				inner.ClientAuth = tls.RequestClientCert
 			}
-		} else {
+		default:
 			inner.ClientCAs = id.ClientCAs()
 			inner.ClientAuth = tls.RequireAndVerifyClientCert
 			if id.Optional {
@@ -56,6 +59,10 @@ func TLS(id Identity) *tls.Config {
 		// Of each handshake, resumed ones too: a session's ticket outlives the CA that its
 		// certificate was verified by.
 		inner.VerifyConnection = func(state tls.ConnectionState) error {
+			conn, ok := hello.Conn.(*connection)
+			if ok {
+				conn.secured()
+			}
 			if len(state.PeerCertificates) == 0 {
 				return nil // which ClientAuth has allowed
 			}
@@ -63,7 +70,7 @@ func TLS(id Identity) *tls.Config {
 			if err := p.check(time.Now()); err != nil {
 				return err
 			}
-			if conn, ok := hello.Conn.(*connection); ok {
+			if ok {
 				conn.proof.Store(p)
 			}
 			return nil
