@@ -100,14 +100,6 @@ func TestNothingIsRefusedUnseen(t *testing.T) {
 			t.Errorf("the call has %d ends", len(ends))
 		}
 	}
-	t.Run("rest/headers that the connection bears", func(t *testing.T) {
-		id, r := requestid.New(), post("", "X-A: "+strings.Repeat("a", 40<<10))
-		r.headers = append([]string{requestid.Header + ": " + id, header + ": " + good}, r.headers...)
-		if resp, body := f.sendREST(t, r); resp.StatusCode != http.StatusRequestHeaderFieldsTooLarge {
-			t.Errorf("%s: %s", resp.Status, body)
-		}
-		end(t, id, "rest", victim, codes.ResourceExhausted) // as over gRPC
-	})
 	codeOf := map[int]codes.Code{400: codes.InvalidArgument, 413: codes.ResourceExhausted, 415: codes.InvalidArgument, 431: codes.ResourceExhausted}
 	for _, c := range slices.Concat(teamIDsOverREST(), paths(), methods(), bodies(), contentTypes(), headers(), queries(), refusedByHTTP()) {
 		for _, caller := range []string{victim, ""} {
