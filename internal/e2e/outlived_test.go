@@ -286,6 +286,9 @@ func TestAgeOfRESTConnections(t *testing.T) {
 	}
 	t.Run("HTTP/2", func(t *testing.T) {
 		raw := dialHTTP2(t, rest, a.client())
+		if err := raw.WriteWindowUpdate(0, 1<<30); err != nil { // as much as can be answered within the age
+			t.Fatal(err)
+		}
 		release := make(chan struct{})
 		fault := sim.Inject(simulator.Fault{Method: http.MethodDelete, Times: 1, Hold: release})
 		bearer := []string{"authorization", "Bearer " + me.Reveal()}

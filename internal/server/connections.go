@@ -30,6 +30,10 @@ const (
 	// headerCost is what a byte of a header list takes at most: HTTP/2's static table has
 	// whole headers in one byte, and over HTTP/1.1 each name has its place in a map.
 	headerCost = 64
+	// maxBlock is about what a header list takes at most, at the length that ends its
+	// connection: less than maxHeld, so that one long list by itself is read to its end
+	// and refused in words.
+	maxBlock = 12 << 20
 	// fieldMemory is about what a header takes once its list is read.
 	fieldMemory = 150
 	// ordinary is more than a connection holds on which one honest call begins.
@@ -326,7 +330,7 @@ func (c *connection) Read(b []byte) (int, error) {
 // block counts n bytes of header lists. Over REST these are all that are read, but for
 // bodies over HTTP/1.1. It returns what is to be held for that. The caller holds of.mu.
 func (c *connection) block(n int) int {
-	n *= headerCost - 1
+	n = min(n*(headerCost-1), maxBlock-c.blocks)
 	c.blocks += n
 	if c.busy > 0 {
 		return 0
