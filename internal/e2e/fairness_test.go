@@ -78,6 +78,7 @@ func TestCallersOfATeamTakeTurns(t *testing.T) {
 				s = sharing(t, s, statetest.Start(t))
 			}
 			s.tls, s.trusts = ca, ca.holder(t, "nobody-in-particular")
+			s.program = shipped() // how soon a call is served is a matter of the program as it is shipped
 			var f []*facade
 			for range row.replicas {
 				f = append(f, start(t, s))

@@ -48,6 +48,19 @@ const patience = 30 * time.Second
 // binary is the program under test, built with the race detector if the tests are.
 var binary string
 
+// shipped is the program as it is shipped, without the race detector, whose memory and
+// time are its own: for tests of what an attack may cost.
+var shipped = sync.OnceValue(func() string {
+	if raced() != "true" {
+		return binary
+	}
+	program := binary + "-shipped"
+	if out, err := exec.Command("go", "build", "-ldflags", "-X main.version=v0.0.0-test", "-o", program, "../../cmd/server").CombinedOutput(); err != nil {
+		panic(fmt.Sprintf("%v: %s", err, out))
+	}
+	return program
+})
+
 // raced is how this test was built: the race detector needs a C compiler, and
 // not every machine has one.
 func raced() string {
