@@ -34,8 +34,8 @@ const (
 	// connection: less than maxHeld, so that one long list by itself is read to its end
 	// and refused in words.
 	maxBlock = 12 << 20
-	// fieldMemory is about what a header takes once its list is read.
-	fieldMemory = 150
+	// fieldMemory is what a header takes at most once its list is read, garbage included.
+	fieldMemory = 300
 	// ordinary is more than a connection holds on which one honest call begins.
 	ordinary = 128 << 10
 )
