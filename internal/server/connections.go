@@ -34,7 +34,8 @@ const (
 	// connection: less than maxHeld, so that one long list by itself is read to its end
 	// and refused in words.
 	maxBlock = 12 << 20
-	// fieldMemory is what a header takes at most once its list is read, garbage included.
+	// fieldMemory is what a header counts for once its list is read: about 150 bytes are
+	// what it takes over HTTP/1.1, and as much again is left for garbage.
 	fieldMemory = 300
 	// ordinary is more than a connection holds on which one honest call begins.
 	ordinary = 128 << 10
@@ -56,9 +57,10 @@ const (
 //   - known ones, the longest idle first, while handshakes and strangers together
 //     have less than their share.
 //
-// Only where all have a call under way is the new one closed, at once. But for the
-// moments that a handshake is given it never waits unanswered in the kernel's queue, where its peer could not tell a full
-// server from a slow network and would not try the next replica.
+// Only where all have a call under way is the new one closed, at once. It waits
+// unanswered in the kernel's queue for no longer than the moments that a handshake is
+// given: its peer could not tell a full server from a slow network there, and would not
+// try the next replica.
 //
 // There is no share of an address: behind a mesh's sidecar, a load balancer or
 // a NAT all peers have the same, and a share of it would be a lower limit for
