@@ -90,6 +90,9 @@ func TestRedisIsWrittenByAnother(t *testing.T) {
 			}
 			sim.Inject(simulator.Fault{Method: http.MethodPost, Drop: simulator.DropRST, Apply: simulator.ApplyNever})
 			_ = create("other", simulator.AnotherTeam(0))
+			eventually(t, "the calls are in the audit", func() bool { // each has an attempt and an outcome; the first was settled besides
+				return len(f.audited()) == 7
+			})
 
 			changes, lines := changesOf(sim), len(f.audited())
 			if err := write(t.Context(), s); err != nil {

@@ -18,13 +18,14 @@ type Lock struct {
 	mu      sync.Mutex
 	held    bool
 	holder  string
-	classes []class
+	weights []int
+	classes []class // made for the first waiter: most locks never have one
 }
 
 type class struct {
 	queue
 
-	weight, credit int
+	credit int
 }
 
 type waiter struct {
@@ -32,14 +33,8 @@ type waiter struct {
 	served chan struct{}
 }
 
-// New returns a lock with a class for each weight, which may be 0.
-func New(weights ...int) *Lock {
-	l := &Lock{classes: make([]class, len(weights))}
-	for i, weight := range weights {
-		l.classes[i].weight = weight
-	}
-	return l
-}
+// New returns a lock with a class for each weight, which may be 0. It keeps weights.
+func New(weights ...int) *Lock { return &Lock{weights: weights} }
 
 // TryAcquire takes the lock if nobody holds it.
 func (l *Lock) TryAcquire(caller string) bool {
@@ -65,7 +60,7 @@ func (l *Lock) Acquire(ctx context.Context, class int, caller string) (ownAhead,
 		l.mu.Unlock()
 		return false, true
 	}
-	q := &l.classes[class].queue
+	q := l.queueOf(class)
 	ownAhead = l.holder == caller || len(q.callers[caller]) > 0
 	w := &waiter{caller: caller, served: make(chan struct{})}
 	q.push(w)
@@ -82,6 +77,13 @@ func (l *Lock) Acquire(ctx context.Context, class int, caller string) (ownAhead,
 		l.Release()
 	}
 	return ownAhead, false
+}
+
+func (l *Lock) queueOf(i int) *queue {
+	if l.classes == nil {
+		l.classes = make([]class, len(l.weights))
+	}
+	return &l.classes[i].queue
 }
 
 // Release gives the lock to the next waiter.
@@ -117,13 +119,13 @@ func (l *Lock) next() *class {
 		switch {
 		case c.length == 0:
 			c.credit = 0 // nothing is saved up while nobody waits
-		case c.weight == 0:
+		case l.weights[i] == 0:
 			if rest == nil {
 				rest = c
 			}
 		default:
-			total += c.weight
-			c.credit += c.weight
+			total += l.weights[i]
+			c.credit += l.weights[i]
 			if best == nil || c.credit > best.credit {
 				best = c
 			}
@@ -140,8 +142,11 @@ func (l *Lock) next() *class {
 func (l *Lock) Outranked(class int) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.classes == nil || l.weights[class] > 0 {
+		return false
+	}
 	for i := range class {
-		if l.classes[class].weight == 0 && l.classes[i].length > 0 {
+		if l.classes[i].length > 0 {
 			return true
 		}
 	}

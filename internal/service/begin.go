@@ -34,7 +34,8 @@ func (s *Service) begin(
 	busy, queued := false, false
 	defer func() {
 		if queued && a.Verdict != state.Granted {
-			s.flights.start(func() { s.leaveQueue(ask) })
+			left := ask // by itself, since most calls need none on the heap
+			s.flights.start(func() { s.leaveQueue(left) })
 		}
 	}()
 	tooLate := func(err error) error { return s.tooLate(ctx, err, joined, busy) }
@@ -64,7 +65,8 @@ func (s *Service) begin(
 			s.budget.Leave(pass, 0)
 		}
 		if err != nil {
-			s.flights.start(func() { s.withdraw(ask) })
+			unheard := ask
+			s.flights.start(func() { s.withdraw(unheard) })
 			return state.Answer{}, joined, away(err, joined)
 		}
 		switch a.Verdict {
@@ -215,9 +217,11 @@ func (s *Service) tooLate(ctx context.Context, err error, joined, busy bool) err
 	}
 }
 
-// withdraw gives back a turn that may have been given without its being heard of.
+// withdraw gives back a turn that may have been given without its being heard of. It
+// looks only: were it to take a lock that is free, others would find it busy.
 func (s *Service) withdraw(ask state.Ask) {
-	ask.Slot, ask.Waiter = state.Slot{}, state.Waiter{}
+	ask.Waiter = state.Waiter{}
+	ask = ask.Looking()
 	for pause := 100 * time.Millisecond; pause < maxWithdraw; pause *= 2 {
 		ctx, cancel := context.WithTimeout(s.background, endTimeout)
 		a, err := s.store.Begin(ctx, ask)

@@ -18,7 +18,7 @@ type lockQueues struct {
 
 type lockQueue struct {
 	turn     *fairqueue.Lock
-	released chan struct{} // has a value when the lock may be free
+	released chan struct{} // has a value when the lock may be free; nil until somebody waits for one
 	users    int
 }
 
@@ -47,7 +47,7 @@ func (q *lockQueues) join(team, caller string, r rank) *place {
 	}
 	own := q.teams[team]
 	if own == nil {
-		own = &lockQueue{turn: fairqueue.New(rankWeights...), released: make(chan struct{}, 1)}
+		own = &lockQueue{turn: fairqueue.New(rankWeights...)}
 		q.teams[team] = own
 	}
 	own.users++
@@ -78,7 +78,7 @@ func (p *place) pause(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
-	case <-p.queue.released:
+	case <-p.queues.release(p.queue):
 	case <-timer.C:
 	case <-ctx.Done():
 		return false
@@ -102,6 +102,16 @@ func (p *place) leave() {
 		delete(p.queues.teams, p.team)
 	}
 	p.queue = nil
+}
+
+// release has a value when the lock may be free.
+func (q *lockQueues) release(own *lockQueue) <-chan struct{} {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if own.released == nil {
+		own.released = make(chan struct{}, 1)
+	}
+	return own.released
 }
 
 // released tells the first of a team that the lock may be free.
