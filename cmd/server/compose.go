@@ -94,8 +94,8 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) er
 		return err
 	}
 	var chain *interceptor.Chain
-	var pulse atomic.Pointer[state.Pulse]
-	pulse.Store(&state.Pulse{Replicas: 1})
+	var pulse atomic.Pointer[state.ClusterStatus]
+	pulse.Store(&state.ClusterStatus{Replicas: 1})
 	svc := service.New(client, service.Options{
 		Store: store, Budget: room, Keys: keys, Hold: cfg.UnknownHold, Organizations: organizations,
 		MaxTokenTTL: cfg.MaxTokenTTL, DefaultTokenTTL: cfg.DefaultTokenTTL,
@@ -103,7 +103,7 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) er
 		Journal: interceptor.Journal, Redrive: interceptor.Redrive, Settled: interceptor.Settled,
 		Resume:   func(ctx context.Context, journal any) context.Context { return chain.Resume(ctx, journal) },
 		Replayed: metrics.Replayed, Rejected: files.rejected(), MaxRecords: cfg.MaxRequestIDs,
-		Pulse: func(p state.Pulse, err error) {
+		Pulse: func(p state.ClusterStatus, err error) {
 			metrics.State(err == nil)
 			if err == nil {
 				pulse.Store(&p)
@@ -111,7 +111,7 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) er
 		},
 	}, log)
 	if err := metrics.Watch(telemetry.Present{
-		TeamsHeld: func() int { return pulse.Load().Held }, Replicas: func() int { return pulse.Load().Replicas },
+		TeamsHeld: func() int { return pulse.Load().InDoubt }, Replicas: func() int { return pulse.Load().Replicas },
 		Rate: room.Rate, Waiting: room.Queue, Pause: room.Paused, CircuitOpen: client.CircuitOpen,
 	}); err != nil {
 		return err

@@ -25,7 +25,7 @@ import (
 
 // state is what replicas agree on, and the keys that seal what lies there.
 func (f follower) state(cfg *config.Config) (state.Store, func() *seal.Keys, error) {
-	times := state.NewTimes(cfg.UnknownHold)
+	times := state.NewTTLs(cfg.UnknownHold)
 	if !cfg.SharedState() {
 		keys, err := seal.Ephemeral()
 		return state.NewMemory(times), func() *seal.Keys { return keys }, err

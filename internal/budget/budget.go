@@ -143,7 +143,7 @@ func Bucket(ctx context.Context) string {
 
 // use returns the bucket of a name and a request for room in it. The bucket stays
 // known until it is given back by unuse.
-func (b *Budget) use(ctx context.Context, name string) (*bucket, state.Slot) {
+func (b *Budget) use(ctx context.Context, name string) (*bucket, state.RateRequest) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	x := b.buckets.get(name, time.Now())
@@ -158,19 +158,19 @@ func (b *Budget) unuse(x *bucket) {
 }
 
 // slot is a request for room that is there before ctx ends. The caller holds mu.
-func (b *Budget) slot(ctx context.Context, name string, x *bucket) state.Slot {
+func (b *Budget) slot(ctx context.Context, name string, x *bucket) state.RateRequest {
 	interval := max(b.interval, x.learned)
 	most := unhurried
 	if end, ok := ctx.Deadline(); ok {
 		most = max(time.Until(end), 0)
 	}
-	return state.Slot{Bucket: name, Interval: interval, Burst: (burst - 1) * interval, MaxWait: most}
+	return state.RateRequest{Key: name, Interval: interval, Burst: (burst - 1) * interval, MaxWait: most}
 }
 
 // Pass is the right to ask for room, which one has at a time.
 type Pass struct {
 	bucket  *bucket    // nil without a budget
-	Slot    state.Slot // to ask for
+	Slot    state.RateRequest // to ask for
 	changes bool
 	own     bool // calls of the same caller were in its way
 	queued  time.Duration
@@ -181,7 +181,7 @@ type Pass struct {
 func (b *Budget) Enter(ctx context.Context, mutates bool) (Pass, *upstream.Error) {
 	name := Bucket(ctx)
 	if b.interval == 0 {
-		return Pass{Slot: state.Slot{Bucket: name}}, nil
+		return Pass{Slot: state.RateRequest{Key: name}}, nil
 	}
 	x, slot := b.use(ctx, name)
 	if left := b.pausedFor(x); left > slot.MaxWait {
@@ -211,7 +211,7 @@ const nearby = time.Second
 
 // Near is the request of a pass for room that is there soon: what the replicas have
 // asked for before, and not a time after a 429.
-func (b *Budget) Near(p Pass) state.Slot {
+func (b *Budget) Near(p Pass) state.RateRequest {
 	s := p.Slot
 	s.MaxWait = min(s.MaxWait, max(nearby, 2*s.Interval*time.Duration(b.replicas.Load())))
 	return s
@@ -275,7 +275,7 @@ func (b *Budget) Permit(ctx context.Context, mutates bool) *upstream.Error {
 	if err != nil {
 		return err
 	}
-	wait, failed := b.store.Reserve(ctx, p.Slot)
+	wait, failed := b.store.ReserveRate(ctx, p.Slot)
 	if failed != nil {
 		wait = b.reserveAlone(p)
 	}
@@ -341,7 +341,7 @@ func (b *Budget) Pause(ctx context.Context, d time.Duration) {
 		x.local = x.paused
 	}
 	b.mu.Unlock()
-	if err := b.store.Pause(context.WithoutCancel(ctx), s, d); err != nil {
+	if err := b.store.BlockRate(context.WithoutCancel(ctx), s, d); err != nil {
 		b.log.Warn("other replicas could not be told that the upstream takes no requests", telemetry.KeyError, err)
 	}
 }

@@ -25,7 +25,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func open(perSecond float64, store state.Store) *budget.Budget {
 	if store == nil {
-		store = state.NewMemory(state.NewTimes(time.Second))
+		store = state.NewMemory(state.NewTTLs(time.Second))
 	}
 	return budget.New(perSecond, store, slog.New(slog.DiscardHandler), nil)
 }
@@ -218,7 +218,7 @@ func TestMemoryIsBounded(t *testing.T) {
 	if os.Getenv("TEAMTOKEN_LONG") != "" {
 		n = 1_000_000
 	}
-	away, err := state.OpenRedis(state.RedisOptions{URL: secret.New("redis://127.0.0.1:1"), Prefix: "x", Times: state.NewTimes(time.Second)})
+	away, err := state.OpenRedis(state.RedisOptions{URL: secret.New("redis://127.0.0.1:1"), Prefix: "x", Times: state.NewTTLs(time.Second)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -265,7 +265,7 @@ func heap() int64 {
 
 // Without the shared state each replica has its part.
 func TestAlone(t *testing.T) {
-	away, err := state.OpenRedis(state.RedisOptions{URL: secret.New("redis://127.0.0.1:1"), Prefix: "x", Times: state.NewTimes(time.Second)})
+	away, err := state.OpenRedis(state.RedisOptions{URL: secret.New("redis://127.0.0.1:1"), Prefix: "x", Times: state.NewTTLs(time.Second)})
 	if err != nil {
 		t.Fatal(err)
 	}

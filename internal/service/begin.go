@@ -28,22 +28,22 @@ const busyRetry = time.Second
 // returns the lock, with the upstream's leave to be asked; or the record of the
 // same request. joined says that this ran when begin first asked.
 func (s *Service) begin(
-	ctx context.Context, c state.Change, params string, d deed, place *place,
-) (a state.Answer, joined bool, err error) {
-	ask := state.Ask{Change: c, Holder: s.holder(), Params: params, MaxRecords: s.options.MaxRecords, Waiter: state.Waiter{Caller: place.caller}}
+	ctx context.Context, c state.Operation, params string, d deed, place *place,
+) (a state.AcquireResult, joined bool, err error) {
+	ask := state.AcquireRequest{Operation: c, Owner: s.holder(), Fingerprint: params, MaxRecords: s.options.MaxRecords, Waiter: state.Waiter{Caller: place.caller}}
 	busy, queued := false, false
 	defer func() {
-		if queued && a.Verdict != state.Granted {
+		if queued && a.Status != state.Acquired {
 			left := ask // by itself, since most calls need none on the heap
 			s.flights.start(func() { s.leaveQueue(left) })
 		}
 	}()
 	tooLate := func(err error) error { return s.tooLate(ctx, err, joined, busy) }
 	look := !place.first // what is known of a request can be told at once, and the lock has to be waited for
-	if look && c.Record == "" {
+	if look && c.IdempotencyKey == "" {
 		busy, look = true, false
 		if err := s.wait(ctx, place, d); err != nil {
-			return state.Answer{}, joined, tooLate(err)
+			return state.AcquireResult{}, joined, tooLate(err)
 		}
 	}
 	for poll := firstPoll; ; {
@@ -51,44 +51,44 @@ func (s *Service) begin(
 		if place.first {
 			ask.Waiter.Replica = s.replica
 		}
-		asking, pass := ask.Looking(), budget.Pass{}
+		asking, pass := ask.DryRun(), budget.Pass{}
 		if !look {
 			var full *upstream.Error
 			if pass, full = s.budget.Enter(ctx, true); full != nil {
-				return state.Answer{}, joined, tooLate(translate(ctx, full, d.kind()))
+				return state.AcquireResult{}, joined, tooLate(translate(ctx, full, d.kind()))
 			}
 			asking = ask
-			asking.Slot = s.budget.Near(pass)
+			asking.Rate = s.budget.Near(pass)
 		}
-		a, err = s.store.Begin(ctx, asking)
-		if err != nil || a.Verdict != state.Granted {
+		a, err = s.store.Acquire(ctx, asking)
+		if err != nil || a.Status != state.Acquired {
 			s.budget.Leave(pass, 0)
 		}
 		if err != nil {
 			unheard := ask
 			s.flights.start(func() { s.withdraw(unheard) })
-			return state.Answer{}, joined, away(err, joined)
+			return state.AcquireResult{}, joined, away(err, joined)
 		}
-		switch a.Verdict {
-		case state.Granted:
+		switch a.Status {
+		case state.Acquired:
 			if !s.budget.Take(ctx, pass, a.Wait) {
-				_ = s.end(ctx, a.Turn, state.End{Known: state.Same, Fate: state.Forget})
-				return state.Answer{}, joined, translate(ctx, s.budget.Full(pass, a.Wait), d.kind())
+				_ = s.end(ctx, a.Lock, state.Release{CurrentTokenID: state.Unchanged, Record: state.RecordReset})
+				return state.AcquireResult{}, joined, translate(ctx, s.budget.Full(pass, a.Wait), d.kind())
 			}
 			return a, joined, nil
-		case state.Done:
+		case state.Completed:
 			return a, joined, nil
-		case state.Reused:
+		case state.KeyReused:
 			return a, joined, &reason.Error{
 				Reason: teamtokenv1.ErrorReason_ERROR_REASON_REQUEST_ID_REUSED, Outcome: reason.NotApplied,
 			}
-		case state.Full:
+		case state.QuotaExceeded:
 			return a, joined, &reason.Error{
 				Reason: teamtokenv1.ErrorReason_ERROR_REASON_CALLER_QUOTA_EXCEEDED, Outcome: reason.NotApplied, RetryAfter: recordsRetry, Cause: errRecords,
 			}
-		case state.Unreadable:
+		case state.RecordUnreadable:
 			return a, joined, stillUnknown(errUnreadableRecord)
-		case state.Over:
+		case state.RateLimited:
 			switch end, ok := ctx.Deadline(); {
 			case look && place.first: // it is free
 				look = false
@@ -102,19 +102,19 @@ func (s *Service) begin(
 					return a, joined, translate(ctx, s.budget.Full(pass, a.Wait), d.kind())
 				}
 			}
-		case state.Unknown:
+		case state.DuplicateInDoubt:
 			return a, joined, &reason.Error{
 				Reason:  teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_OUTCOME_UNKNOWN,
 				Outcome: reason.Unknown, RetryAfter: max(a.Wait, busyRetry), Cause: errUnsettled,
 			}
-		case state.Unsettle:
-			settleErr := s.settle(ctx, a.Unsettled)
-			ask.Holder = s.holder()
+		case state.MustResolve:
+			settleErr := s.settle(ctx, a.InDoubt)
+			ask.Owner = s.holder()
 			if settleErr != nil && ctx.Err() == nil {
 				return a, joined, unsent(translate(ctx, settleErr, d.kind()))
 			}
 			continue
-		case state.Running:
+		case state.DuplicateRunning:
 			joined = true
 		}
 		busy, queued = true, queued || place.first
@@ -126,7 +126,7 @@ func (s *Service) begin(
 			continue
 		}
 		most := heldPoll
-		if a.Verdict == state.Busy {
+		if a.Status == state.Locked {
 			most = busyPoll
 		}
 		if !place.pause(ctx, min(poll, most, max(a.Wait, firstPoll))) {
@@ -160,7 +160,7 @@ var errNoTime = errors.New("the call's deadline ended before the lock was free")
 
 // leaveQueue takes a call that no longer waits for the lock out of the queue that the
 // replicas share. If it can't, the queue does so in a second.
-func (s *Service) leaveQueue(ask state.Ask) {
+func (s *Service) leaveQueue(ask state.AcquireRequest) {
 	ctx, cancel := context.WithTimeout(s.background, endTimeout)
 	defer cancel()
 	ask.Waiter.Replica = s.replica
@@ -173,7 +173,7 @@ func (s *Service) holder() string {
 	if s.store.Lease() == 0 {
 		return "this process"
 	}
-	return state.NewHolder()
+	return state.NewOwner()
 }
 
 // recordsRetry is how long a caller with too many records is told to wait: its oldest
@@ -219,17 +219,17 @@ func (s *Service) tooLate(ctx context.Context, err error, joined, busy bool) err
 
 // withdraw gives back a turn that may have been given without its being heard of. It
 // looks only: were it to take a lock that is free, others would find it busy.
-func (s *Service) withdraw(ask state.Ask) {
+func (s *Service) withdraw(ask state.AcquireRequest) {
 	ask.Waiter = state.Waiter{}
-	ask = ask.Looking()
+	ask = ask.DryRun()
 	for pause := 100 * time.Millisecond; pause < maxWithdraw; pause *= 2 {
 		ctx, cancel := context.WithTimeout(s.background, endTimeout)
-		a, err := s.store.Begin(ctx, ask)
+		a, err := s.store.Acquire(ctx, ask)
 		switch {
-		case err == nil && a.Verdict == state.Granted:
-			err = s.store.End(ctx, a.Turn, state.End{Known: state.Same, Fate: state.Forget})
-		case err == nil && a.Verdict == state.Unsettle:
-			err = s.store.End(ctx, a.Unsettled.Turn, state.End{Unknown: true, Known: state.Same})
+		case err == nil && a.Status == state.Acquired:
+			err = s.store.Release(ctx, a.Lock, state.Release{CurrentTokenID: state.Unchanged, Record: state.RecordReset})
+		case err == nil && a.Status == state.MustResolve:
+			err = s.store.Release(ctx, a.InDoubt.Lock, state.Release{InDoubt: true, CurrentTokenID: state.Unchanged})
 		}
 		cancel()
 		if err == nil || !budget.Sleep(s.background, pause) {
@@ -243,7 +243,7 @@ const maxWithdraw = 5 * time.Second
 // keeper keeps a turn for as long as it is used. It is an upstream.Life, which ends
 // with the turn: when another has it, or when it could not be renewed in time.
 type keeper struct {
-	turn  state.Turn
+	turn  state.Lock
 	lease time.Duration
 	until atomic.Int64 // in nanoseconds from turn.Asked
 	over  context.CancelFunc
@@ -258,7 +258,7 @@ func (k *keeper) Done() <-chan struct{} { return k.life.Done() }
 
 // Err is of upstream.Life.
 func (k *keeper) Err() error {
-	if k.life.Err() != nil || time.Since(k.turn.Asked) >= time.Duration(k.until.Load()) {
+	if k.life.Err() != nil || time.Since(k.turn.RequestedAt) >= time.Duration(k.until.Load()) {
 		return errTurnOver
 	}
 	return nil
@@ -266,7 +266,7 @@ func (k *keeper) Err() error {
 
 // keep renews a turn until it is stopped, and returns a context of the change that
 // has it.
-func (s *Service) keep(ctx context.Context, t state.Turn) (_ context.Context, stop func()) {
+func (s *Service) keep(ctx context.Context, t state.Lock) (_ context.Context, stop func()) {
 	lease := s.store.Lease()
 	if lease == 0 {
 		return ctx, func() {}
@@ -283,7 +283,7 @@ func (s *Service) renew(k *keeper) {
 	if k.life.Err() != nil {
 		return
 	}
-	asked := time.Since(k.turn.Asked)
+	asked := time.Since(k.turn.RequestedAt)
 	left := time.Duration(k.until.Load()) - asked
 	ctx, cancel := context.WithTimeout(k.life, max(left, 0))
 	err := s.store.Renew(ctx, k.turn)

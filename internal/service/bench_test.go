@@ -44,7 +44,7 @@ func (u instant) CreateToken(ctx context.Context, team upstream.TeamID, _ time.T
 // median of the rounds is over mostAdded.
 func BenchmarkAdded(b *testing.B) {
 	log := slog.New(slog.DiscardHandler)
-	store := state.NewMemory(state.NewTimes(30 * time.Second))
+	store := state.NewMemory(state.NewTTLs(30 * time.Second))
 	room := budget.New(1e6, store, log, nil)
 	keys, err := seal.Ephemeral()
 	if err != nil {

@@ -64,8 +64,8 @@ const maxSends = 3
 // change carries out a deed when it is the team's turn: c is written down before,
 // and what came of it after. Under a request id, which params then is the request
 // of, the answer of an earlier call may be given again.
-func (s *Service) change(ctx context.Context, c state.Change, params string, d deed) (issued, error) {
-	c.Bucket, c.Journal = budget.Bucket(ctx), s.options.Journal(ctx)
+func (s *Service) change(ctx context.Context, c state.Operation, params string, d deed) (issued, error) {
+	c.RateKey, c.AuditRecord = budget.Bucket(ctx), s.options.Journal(ctx)
 	for {
 		made, err := s.changeOnce(ctx, c, params, d)
 		wait, limited := rateLimited(ctx, err)
@@ -87,7 +87,7 @@ func rateLimited(ctx context.Context, err error) (wait time.Duration, ok bool) {
 	return e.Wait, outcomeOf(err) == reason.NotApplied && (!ok || time.Until(end) > e.Wait)
 }
 
-func (s *Service) changeOnce(ctx context.Context, c state.Change, params string, d deed) (issued, error) {
+func (s *Service) changeOnce(ctx context.Context, c state.Operation, params string, d deed) (issued, error) {
 	place := s.locks.join(c.Team, caller.FromContext(ctx).ID, s.acceptance.rankOf(ctx, c.Team))
 	defer place.leave()
 	a, joined, err := s.begin(ctx, c, params, d, place)
@@ -95,91 +95,91 @@ func (s *Service) changeOnce(ctx context.Context, c state.Change, params string,
 		return issued{}, err
 	}
 	ctx = budget.Changing(ctx)
-	if a.Verdict == state.Done {
+	if a.Status == state.Completed {
 		place.leave() // it needs no lock
-		return s.replay(ctx, c, params, a.Recorded, d, joined)
+		return s.replay(ctx, c, params, a.Response, d, joined)
 	}
-	ctx, stop := s.keep(budget.Prepaid(ctx), a.Turn)
+	ctx, stop := s.keep(budget.Prepaid(ctx), a.Lock)
 	defer stop()
 
-	end := state.End{Unknown: true, Known: state.Same} // should it panic
+	end := state.Release{InDoubt: true, CurrentTokenID: state.Unchanged} // should it panic
 	var made issued
 	defer func() {
 		if p := recover(); p != nil {
-			_ = s.end(ctx, a.Turn, end)
+			_ = s.end(ctx, a.Lock, end)
 			panic(p)
 		}
 	}()
 	made, end, err = s.carryOut(ctx, c, a, d)
-	if err == nil && c.Record == "" && d.traits().orphans && ctx.Err() != nil {
+	if err == nil && c.IdempotencyKey == "" && d.traits().orphans && ctx.Err() != nil {
 		made, end, err = s.discard(ctx, made, d)
 	}
-	return s.ended(ctx, c, params, a.Turn, made, end, err, d)
+	return s.ended(ctx, c, params, a.Lock, made, end, err, d)
 }
 
 // carryOut does the deed, and says how the turn is to end.
-func (s *Service) carryOut(ctx context.Context, c state.Change, a state.Answer, d deed) (issued, state.End, error) {
-	known := a.Known
-	notSent := state.End{Known: state.Same, Fate: state.Forget}
-	if a.Lost != "" {
-		if err := s.stillThere(ctx, c, a.Lost, d); err != nil {
+func (s *Service) carryOut(ctx context.Context, c state.Operation, a state.AcquireResult, d deed) (issued, state.Release, error) {
+	known := a.CurrentTokenID
+	notSent := state.Release{CurrentTokenID: state.Unchanged, Record: state.RecordReset}
+	if a.LostTokenID != "" {
+		if err := s.stillThere(ctx, c, a.LostTokenID, d); err != nil {
 			if isReason(err, teamtokenv1.ErrorReason_ERROR_REASON_TOKEN_SUPERSEDED) {
-				return issued{}, state.End{Known: state.Same, Fate: state.Keep, Recorded: failed(err)}, err
+				return issued{}, state.Release{CurrentTokenID: state.Unchanged, Record: state.RecordCompleted, Response: failed(err)}, err
 			}
 			return issued{}, notSent, undelivered(err)
 		}
-		known = a.Lost
-		if err := s.options.Redrive(ctx, c.Method, a.Lost); err != nil {
+		known = a.LostTokenID
+		if err := s.options.Redrive(ctx, c.Method, a.LostTokenID); err != nil {
 			return issued{}, notSent, undelivered(err)
 		}
-	} else if c.Expected != "" {
+	} else if c.ExpectedTokenID != "" {
 		if err := s.expect(first(ctx), c); err != nil {
 			return issued{}, notSent, err
 		}
-		if known != c.Expected {
-			if err := s.redo(ctx, a.Turn, c.Expected); err != nil {
+		if known != c.ExpectedTokenID {
+			if err := s.redo(ctx, a.Lock, c.ExpectedTokenID); err != nil {
 				return issued{}, notSent, away(err, false)
 			}
-			known = c.Expected
+			known = c.ExpectedTokenID
 		}
 	}
 	for sends := 1; ; sends++ {
 		begun := time.Now()
 		sending := ctx
-		if sends == 1 && a.Lost == "" {
+		if sends == 1 && a.LostTokenID == "" {
 			sending = first(ctx)
 		}
 		made, err := d.send(sending)
 		s.acceptance.learn(ctx, c.Team, !d.traits().suffices, err)
 		if err == nil {
-			return made, state.End{Known: d.known(made, known), Fate: state.Keep, Recorded: state.Recorded{Token: made.token.ID}}, nil
+			return made, state.Release{CurrentTokenID: d.known(made, known), Record: state.RecordCompleted, Response: state.Response{TokenID: made.token.ID}}, nil
 		}
 		if sends > 1 && d.traits().suffices && isNotFound(err) { // the one before did it
-			return issued{}, state.End{Known: d.known(issued{}, known)}, nil
+			return issued{}, state.Release{CurrentTokenID: d.known(issued{}, known)}, nil
 		}
 		told := translate(ctx, err, d.kind())
 		switch outcomeOf(told) {
 		case reason.NotApplied:
 			switch {
-			case sends == 1 && a.Lost == "":
+			case sends == 1 && a.LostTokenID == "":
 				return issued{}, notSent, told
 			case sends == 1: // by an earlier call of the same request something was
 				return issued{}, notSent, undelivered(told)
 			case d.traits().narrow: // and of the one before nobody knows
-				return issued{}, state.End{Known: d.known(issued{}, known)}, stillUnknown(told)
+				return issued{}, state.Release{CurrentTokenID: d.known(issued{}, known)}, stillUnknown(told)
 			}
 			return issued{}, s.afterAll(known, d), undelivered(told)
 		case reason.AppliedUndelivered:
 			return issued{}, s.afterNoUse(ctx, c, d, time.Since(begun), known, told), told
 		}
-		held := state.End{Unknown: true, Known: state.Same}
+		held := state.Release{InDoubt: true, CurrentTokenID: state.Unchanged}
 		told = s.later(told, c)
 		seen, lookErr := d.look(ctx, time.Since(begun), known)
 		switch {
 		case lookErr != nil && !d.traits().narrow:
 			return issued{}, held, told
 		case seen.done && d.traits().suffices:
-			return issued{}, state.End{Known: d.known(issued{}, known)}, nil
+			return issued{}, state.Release{CurrentTokenID: d.known(issued{}, known)}, nil
 		case seen.gone: // as was asked for, and the request may still be on its way
 			return issued{}, held, nil
 		case !seen.done && !d.traits().narrow:
@@ -192,9 +192,9 @@ func (s *Service) carryOut(ctx context.Context, c state.Change, a state.Answer, 
 		} else if seen.done {
 			known = seen.token
 		}
-		if ctx.Err() != nil || sends == maxSends || s.again(ctx, c, a.Turn, seen, d) != nil {
+		if ctx.Err() != nil || sends == maxSends || s.again(ctx, c, a.Lock, seen, d) != nil {
 			if d.traits().narrow { // it can be asked for again at any time
-				return issued{}, state.End{Known: d.known(issued{}, known)}, told
+				return issued{}, state.Release{CurrentTokenID: d.known(issued{}, known)}, told
 			}
 			return issued{}, s.afterAll(known, d), undelivered(told)
 		}
@@ -213,7 +213,7 @@ func first(ctx context.Context) context.Context {
 // again writes down that a change is about to be sent once more, and which token
 // there is now: whoever has to settle it must not take what it did before for what
 // it does next.
-func (s *Service) again(ctx context.Context, c state.Change, t state.Turn, seen trace, d deed) error {
+func (s *Service) again(ctx context.Context, c state.Operation, t state.Lock, seen trace, d deed) error {
 	if err := s.options.Redrive(ctx, c.Method, seen.token); err != nil {
 		return err
 	}
@@ -224,25 +224,25 @@ func (s *Service) again(ctx context.Context, c state.Change, t state.Turn, seen 
 }
 
 // redo has the change of a turn begun anew.
-func (s *Service) redo(ctx context.Context, t state.Turn, known string) error {
+func (s *Service) redo(ctx context.Context, t state.Lock, known string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
 	defer cancel()
-	return s.store.Redo(ctx, t, known)
+	return s.store.Restart(ctx, t, known)
 }
 
 // afterAll is the end of a change that was carried out, with an answer that was
 // lost, and is not done again in this call. Known is then the token that it made.
-func (s *Service) afterAll(known string, d deed) state.End {
+func (s *Service) afterAll(known string, d deed) state.Release {
 	if d.traits().orphans { // which was removed
-		return state.End{Known: state.Same, Fate: state.Forget}
+		return state.Release{CurrentTokenID: state.Unchanged, Record: state.RecordReset}
 	}
-	return state.End{Known: known, Fate: state.Lost, Recorded: state.Recorded{Token: known}}
+	return state.Release{CurrentTokenID: known, Record: state.RecordSecretLost, Response: state.Response{TokenID: known}}
 }
 
 // later tells a caller with a request id when the outcome will be known.
-func (s *Service) later(err error, c state.Change) error {
+func (s *Service) later(err error, c state.Operation) error {
 	var e *reason.Error
-	if c.Record != "" && errors.As(err, &e) {
+	if c.IdempotencyKey != "" && errors.As(err, &e) {
 		e.RetryAfter = s.options.Hold
 	}
 	return err
@@ -266,7 +266,7 @@ func stillUnknown(err error) error {
 }
 
 // remove undoes what a deed left behind, once that is written down.
-func (s *Service) remove(ctx context.Context, c state.Change, token string, d deed) error {
+func (s *Service) remove(ctx context.Context, c state.Operation, token string, d deed) error {
 	id, err := upstream.ParseTokenID(token)
 	if err != nil {
 		return err
@@ -286,23 +286,23 @@ func (s *Service) remove(ctx context.Context, c state.Change, token string, d de
 // afterNoUse is how a change ends whose answer said that it was done, and showed
 // nothing to use: with the team's token known again, and what it left behind gone.
 func (s *Service) afterNoUse(
-	ctx context.Context, c state.Change, d deed, since time.Duration, known string, told error,
-) state.End {
+	ctx context.Context, c state.Operation, d deed, since time.Duration, known string, told error,
+) state.Release {
 	seen, err := d.look(ctx, since, known)
 	if err != nil || d.traits().orphans && (!seen.done || s.remove(ctx, c, seen.token, d) != nil) {
-		return state.End{Unknown: true, Known: state.Same}
+		return state.Release{InDoubt: true, CurrentTokenID: state.Unchanged}
 	}
-	return state.End{Known: cmp.Or(seen.present, state.Same), Fate: state.Keep, Recorded: failed(told)}
+	return state.Release{CurrentTokenID: cmp.Or(seen.present, state.Unchanged), Record: state.RecordCompleted, Response: failed(told)}
 }
 
 // discard takes back a token that was made for somebody who has left and cannot
 // ask for it again.
-func (s *Service) discard(ctx context.Context, made issued, d deed) (issued, state.End, error) {
-	err := s.remove(context.WithoutCancel(ctx), state.Change{Team: made.token.TeamID}, made.token.ID, d)
+func (s *Service) discard(ctx context.Context, made issued, d deed) (issued, state.Release, error) {
+	err := s.remove(context.WithoutCancel(ctx), state.Operation{Team: made.token.TeamID}, made.token.ID, d)
 	if err != nil {
-		return issued{}, state.End{Unknown: true, Known: state.Same}, undelivered(err)
+		return issued{}, state.Release{InDoubt: true, CurrentTokenID: state.Unchanged}, undelivered(err)
 	}
-	return issued{}, state.End{Known: state.Same}, undelivered(context.Cause(ctx))
+	return issued{}, state.Release{CurrentTokenID: state.Unchanged}, undelivered(context.Cause(ctx))
 }
 
 // discardLate does the same when the change has ended already, and its caller left
@@ -315,13 +315,13 @@ func (s *Service) discardLate(ctx context.Context, result any) {
 	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
 	defer cancel()
 	token := resp.GetTeamToken()
-	_ = s.remove(ctx, state.Change{Team: token.GetTeamId()}, token.GetId(), creation{s: s}) // which logs
+	_ = s.remove(ctx, state.Operation{Team: token.GetTeamId()}, token.GetId(), creation{s: s}) // which logs
 }
 
 // stillThere is an error unless the token that the same request made before, and
 // whose secret was lost, is the team's present one: then it is replaced for
 // nobody's harm.
-func (s *Service) stillThere(ctx context.Context, c state.Change, lost string, d deed) error {
+func (s *Service) stillThere(ctx context.Context, c state.Operation, lost string, d deed) error {
 	team, err := upstream.ParseTeamID(c.Team)
 	if err != nil {
 		return err
@@ -343,14 +343,14 @@ func superseded(cause error) error {
 }
 
 // expect fails if the team's present token is not the expected one.
-func (s *Service) expect(ctx context.Context, c state.Change) error {
+func (s *Service) expect(ctx context.Context, c state.Operation) error {
 	team, err := upstream.ParseTeamID(c.Team)
 	if err != nil {
 		return err
 	}
 	token, err := s.upstream.ReadToken(ctx, team)
 	switch {
-	case isNotFound(err), err == nil && token.ID != c.Expected:
+	case isNotFound(err), err == nil && token.ID != c.ExpectedTokenID:
 		return &reason.Error{
 			Reason: teamtokenv1.ErrorReason_ERROR_REASON_TOKEN_CHANGED, Outcome: reason.NotApplied, Cause: err,
 		}
@@ -363,10 +363,10 @@ func (s *Service) expect(ctx context.Context, c state.Change) error {
 // ended gives the turn back, with what became of the change, and is what the
 // caller is told.
 func (s *Service) ended(
-	ctx context.Context, c state.Change, params string, t state.Turn, made issued, end state.End, err error, d deed,
+	ctx context.Context, c state.Operation, params string, t state.Lock, made issued, end state.Release, err error, d deed,
 ) (issued, error) {
-	if err == nil && c.Record != "" && end.Fate == state.Keep {
-		end.Recorded.Answer = s.sealed(ctx, c, params, made)
+	if err == nil && c.IdempotencyKey != "" && end.Record == state.RecordCompleted {
+		end.Response.Sealed = s.sealed(ctx, c, params, made)
 	}
 	failure := s.end(ctx, t, end)
 	switch {
@@ -387,19 +387,19 @@ func (s *Service) ended(
 // settled by another, after the lease.
 const endTimeout = 3 * time.Second
 
-func (s *Service) end(ctx context.Context, t state.Turn, e state.End) error {
+func (s *Service) end(ctx context.Context, t state.Lock, e state.Release) error {
 	ctx = context.WithoutCancel(ctx)
 	if s.store.Lease() > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, endTimeout)
 		defer cancel()
 	}
-	err := s.store.End(ctx, t, e)
+	err := s.store.Release(ctx, t, e)
 	for pause := 50 * time.Millisecond; err != nil && !errors.Is(err, state.ErrFenced); pause *= 2 {
 		if !budget.Sleep(ctx, pause) {
 			break
 		}
-		err = s.store.End(ctx, t, e)
+		err = s.store.Release(ctx, t, e)
 	}
 	s.locks.released(t.Team)
 	if err != nil {

@@ -25,7 +25,7 @@ func (s *Service) CreateNamedToken(
 	}
 	return fly(ctx, s, what, func(ctx context.Context) (*teamtokenv1.CreateNamedTokenResponse, error) {
 		made, err := s.issue(ctx, req,
-			state.Change{Method: methodCreateNamedToken, Team: team.String(), Description: req.GetDescription()},
+			state.Operation{Method: methodCreateNamedToken, Team: team.String(), Description: req.GetDescription()},
 			creation{s, team, req.GetDescription(), expiredAt})
 		if err != nil {
 			return nil, err

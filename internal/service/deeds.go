@@ -11,9 +11,9 @@ import (
 
 // deedOf is the deed that was written down. Its expiry is not: nothing that is
 // settled is sent again.
-func (s *Service) deedOf(c state.Change) (deed, error) {
+func (s *Service) deedOf(c state.Operation) (deed, error) {
 	if c.Method == methodDeleteTokenByID {
-		id, err := upstream.ParseTokenID(c.Token)
+		id, err := upstream.ParseTokenID(c.TokenID)
 		return deletionByID{s, id}, err
 	}
 	team, err := upstream.ParseTeamID(c.Team)
@@ -54,7 +54,7 @@ func (g generation) look(ctx context.Context, since time.Duration, known string)
 	token, err := g.s.upstream.ReadToken(ctx, g.team)
 	switch {
 	case isNotFound(err):
-		return trace{present: state.None}, nil
+		return trace{present: state.NoToken}, nil
 	case err != nil:
 		return trace{}, err
 	case token.ID == known || !youngerThan(begun, token.CreatedAt, token.Seen, known != ""):
@@ -85,7 +85,7 @@ type deletion struct {
 
 func (deletion) kind() callKind              { return changeTeam }
 func (deletion) traits() traits              { return traits{suffices: true} }
-func (deletion) known(issued, string) string { return state.None }
+func (deletion) known(issued, string) string { return state.NoToken }
 
 func (d deletion) send(ctx context.Context) (issued, error) {
 	return issued{}, d.s.upstream.DeleteToken(ctx, d.team)
@@ -96,7 +96,7 @@ func (d deletion) send(ctx context.Context) (issued, error) {
 func (d deletion) look(ctx context.Context, _ time.Duration, known string) (trace, error) {
 	token, err := d.s.upstream.ReadToken(ctx, d.team)
 	if isNotFound(err) {
-		return trace{done: known != "" && known != state.None, gone: true, present: state.None}, nil
+		return trace{done: known != "" && known != state.NoToken, gone: true, present: state.NoToken}, nil
 	}
 	return trace{present: token.ID}, err
 }
@@ -113,7 +113,7 @@ type creation struct {
 
 func (creation) kind() callKind              { return changeTeam }
 func (creation) traits() traits              { return traits{orphans: true} }
-func (creation) known(issued, string) string { return state.Same }
+func (creation) known(issued, string) string { return state.Unchanged }
 
 func (c creation) send(ctx context.Context) (issued, error) {
 	token, text, err := c.s.upstream.CreateNamedToken(ctx, c.team, c.description, c.expiredAt)
@@ -180,7 +180,7 @@ func (d deletionByID) known(_ issued, before string) string {
 	if before == d.id.String() {
 		return ""
 	}
-	return state.Same
+	return state.Unchanged
 }
 
 func (d deletionByID) send(ctx context.Context) (issued, error) {

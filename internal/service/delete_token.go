@@ -19,7 +19,7 @@ func (s *Service) DeleteToken(
 	}
 	return fly(ctx, s, change{method: methodDeleteToken, subject: team.String()}, func(ctx context.Context) (*teamtokenv1.DeleteTokenResponse, error) {
 		_, err := s.change(ctx,
-			state.Change{Method: methodDeleteToken, Team: team.String(), Expected: req.GetExpectedTokenId()}, "", deletion{s, team})
+			state.Operation{Method: methodDeleteToken, Team: team.String(), ExpectedTokenID: req.GetExpectedTokenId()}, "", deletion{s, team})
 		if req.GetAllowMissing() && isNotFound(err) { // of the expected one as well: a retry of a deletion that was carried out
 			err = nil
 		}

@@ -23,7 +23,7 @@ func (s *Service) DeleteTokenByID(
 			return nil, unsent(err)
 		}
 		_, err = s.change(ctx,
-			state.Change{Method: methodDeleteTokenByID, Team: team.String(), Token: id.String()}, "", deletionByID{s, id})
+			state.Operation{Method: methodDeleteTokenByID, Team: team.String(), TokenID: id.String()}, "", deletionByID{s, id})
 		if err != nil {
 			return nil, err
 		}

@@ -21,7 +21,7 @@ func (s *Service) GenerateToken(
 	}
 	return fly(ctx, s, change{method: methodGenerateToken, subject: team.String()}, func(ctx context.Context) (*teamtokenv1.GenerateTokenResponse, error) {
 		made, err := s.issue(ctx, req,
-			state.Change{Method: methodGenerateToken, Team: team.String(), Expected: req.GetExpectedTokenId()},
+			state.Operation{Method: methodGenerateToken, Team: team.String(), ExpectedTokenID: req.GetExpectedTokenId()},
 			generation{s, team, expiredAt})
 		if err != nil {
 			return nil, err

@@ -67,11 +67,11 @@ func stores(t *testing.T, test func(t *testing.T, s state.Store, keys func() *se
 	}
 	keys := func() *seal.Keys { return k }
 	t.Run("memory", func(t *testing.T) {
-		test(t, state.NewMemory(state.NewTimes(30*time.Second)), keys, func(string) (int64, int64) { return 0, 0 })
+		test(t, state.NewMemory(state.NewTTLs(30*time.Second)), keys, func(string) (int64, int64) { return 0, 0 })
 	})
 	t.Run("redis", func(t *testing.T) {
 		r := statetest.Start(t, "appendonly no")
-		s, err := state.OpenRedis(state.RedisOptions{URL: secret.New(r.URL()), Prefix: "x", Times: state.NewTimes(30 * time.Second), Keys: keys})
+		s, err := state.OpenRedis(state.RedisOptions{URL: secret.New(r.URL()), Prefix: "x", Times: state.NewTTLs(30 * time.Second), Keys: keys})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -55,12 +55,12 @@ func digest(s string) string {
 }
 
 // issue makes a token, once for each request id of a caller.
-func (s *Service) issue(ctx context.Context, req issueRequest, c state.Change, d deed) (issued, error) {
+func (s *Service) issue(ctx context.Context, req issueRequest, c state.Operation, d deed) (issued, error) {
 	key, owner, params, err := recordOf(ctx, req)
 	if err != nil {
 		return issued{}, err
 	}
-	c.Record, c.Caller = key, owner
+	c.IdempotencyKey, c.Caller = key, owner
 	if key == "" {
 		return s.change(ctx, c, params, d)
 	}
@@ -125,12 +125,12 @@ func (r *running) end(key string, ended *run) {
 
 // purpose is what an answer is sealed for: one caller's request, with all that it
 // asks for.
-func purpose(c state.Change, params string) string {
-	return c.Method + "\x00" + c.Team + "\x00" + c.Record + "\x00" + params
+func purpose(c state.Operation, params string) string {
+	return c.Method + "\x00" + c.Team + "\x00" + c.IdempotencyKey + "\x00" + params
 }
 
 // sealed is an answer as it is kept. What can't be sealed is not kept.
-func (s *Service) sealed(ctx context.Context, c state.Change, params string, made issued) []byte {
+func (s *Service) sealed(ctx context.Context, c state.Operation, params string, made issued) []byte {
 	message, err := proto.Marshal(&teamtokenv1.GenerateTokenResponse{TeamToken: toProto(made.token), Secret: made.secret.Reveal()})
 	var sealed []byte
 	if err == nil {
@@ -145,7 +145,7 @@ func (s *Service) sealed(ctx context.Context, c state.Change, params string, mad
 // replay gives the answer of an earlier call again, if its token is still the one
 // that it was. Who joined that call need not look: he waited for it.
 func (s *Service) replay(
-	ctx context.Context, c state.Change, params string, r state.Recorded, d deed, joined bool,
+	ctx context.Context, c state.Operation, params string, r state.Response, d deed, joined bool,
 ) (issued, error) {
 	made, err := s.replayed(ctx, c, params, r, d, joined)
 	s.options.Replayed(ctx, replayKind(err, joined))
@@ -169,21 +169,21 @@ func replayKind(err error, joined bool) string {
 }
 
 func (s *Service) replayed(
-	ctx context.Context, c state.Change, params string, r state.Recorded, d deed, joined bool,
+	ctx context.Context, c state.Operation, params string, r state.Response, d deed, joined bool,
 ) (issued, error) {
 	if r.Failure != "" {
 		return issued{}, failureOf(r)
 	}
-	if len(r.Answer) == 0 {
+	if len(r.Sealed) == 0 {
 		return issued{}, expired(nil)
 	}
-	message, err := s.options.Keys().Open(r.Answer, purpose(c, params))
+	message, err := s.options.Keys().Open(r.Sealed, purpose(c, params))
 	if err != nil {
 		s.options.Rejected(ctx, state.SealedAnswer, c.Team, err)
 		return issued{}, expired(err)
 	}
 	var kept teamtokenv1.GenerateTokenResponse
-	if err := proto.Unmarshal([]byte(message.Reveal()), &kept); err != nil || kept.GetTeamToken().GetId() != r.Token {
+	if err := proto.Unmarshal([]byte(message.Reveal()), &kept); err != nil || kept.GetTeamToken().GetId() != r.TokenID {
 		s.options.Rejected(ctx, state.SealedAnswer, c.Team, errUnreadable)
 		return issued{}, expired(errUnreadable)
 	}
@@ -207,7 +207,7 @@ func (s *Service) replayed(
 }
 
 // present is the token that must be there for an answer still to be true.
-func (s *Service) present(ctx context.Context, c state.Change, token string, d deed) (upstream.Token, error) {
+func (s *Service) present(ctx context.Context, c state.Operation, token string, d deed) (upstream.Token, error) {
 	if d.traits().orphans {
 		id, err := upstream.ParseTokenID(token)
 		if err != nil {
@@ -231,15 +231,15 @@ func expired(cause error) error {
 var errUnreadable = errors.New("an answer that was kept can't be read")
 
 // failed is a failure as a record keeps it.
-func failed(err error) state.Recorded {
+func failed(err error) state.Response {
 	var e *reason.Error
 	if !errors.As(err, &e) {
-		return state.Recorded{}
+		return state.Response{}
 	}
-	return state.Recorded{Failure: e.Reason.String() + " " + string(e.Outcome)}
+	return state.Response{Failure: e.Reason.String() + " " + string(e.Outcome)}
 }
 
-func failureOf(r state.Recorded) error {
+func failureOf(r state.Response) error {
 	name, outcome, _ := strings.Cut(r.Failure, " ")
 	return &reason.Error{
 		Reason:  teamtokenv1.ErrorReason(teamtokenv1.ErrorReason_value[name]),

@@ -76,7 +76,7 @@ type Options struct {
 	Replayed func(ctx context.Context, kind string)
 	// Pulse, if set, is told from time to time what there is to know of all replicas,
 	// or that the store does not answer.
-	Pulse func(state.Pulse, error)
+	Pulse func(state.ClusterStatus, error)
 	// Settled, if set, is told what became of a call whose outcome was unknown, and
 	// which token it made.
 	Settled func(ctx context.Context, token string, outcome reason.Outcome)
@@ -127,7 +127,7 @@ func New(u Upstream, o Options, log *slog.Logger) *Service {
 		o.Rejected = func(context.Context, string, string, error) {}
 	}
 	if o.Pulse == nil {
-		o.Pulse = func(state.Pulse, error) {}
+		o.Pulse = func(state.ClusterStatus, error) {}
 	}
 	if o.Settled == nil {
 		o.Settled = func(context.Context, string, reason.Outcome) {}
@@ -135,7 +135,7 @@ func New(u Upstream, o Options, log *slog.Logger) *Service {
 	background, abandon := context.WithCancel(context.Background())
 	return &Service{
 		upstream: u, options: o, store: o.Store, budget: o.Budget, log: log, flights: newFlights(), background: background, abandon: abandon,
-		acceptance: acceptance{memory{life: acceptedLife}, memory{life: refusedLife}}, replica: state.NewHolder(),
+		acceptance: acceptance{memory{life: acceptedLife}, memory{life: refusedLife}}, replica: state.NewOwner(),
 	}
 }
 

@@ -21,16 +21,16 @@ const (
 // Run settles what calls left unknown, those of replicas that died as well, until
 // ctx ends.
 func (s *Service) Run(ctx context.Context) {
-	replica := state.NewHolder()
+	replica := state.NewOwner()
 	tick := time.NewTicker(max(min(s.options.Hold/4, maxTick), 10*time.Millisecond))
 	defer tick.Stop()
 	away := false
 	for {
-		pulse, err := s.store.Beat(ctx, replica)
+		pulse, err := s.store.Heartbeat(ctx, replica)
 		var due []string
 		if err == nil {
 			s.budget.Shared(pulse.Replicas)
-			due, err = s.store.Due(ctx)
+			due, err = s.store.ListInDoubt(ctx)
 		}
 		if ctx.Err() != nil {
 			return
@@ -61,7 +61,7 @@ func (s *Service) settleAll(ctx context.Context, teams []string) {
 			defer func() { <-places }()
 			ctx, cancel := context.WithTimeout(ctx, settleTimeout)
 			defer cancel()
-			u, ok, err := s.store.Claim(ctx, team, state.NewHolder())
+			u, ok, err := s.store.AcquireInDoubt(ctx, team, state.NewOwner())
 			if err == nil && ok {
 				_ = s.settle(ctx, u)
 			}
@@ -72,15 +72,15 @@ func (s *Service) settleAll(ctx context.Context, teams []string) {
 
 // settle finds out what became of a change, if that can be known by now, and
 // writes it down. Its error is that of the upstream, which could not be asked.
-func (s *Service) settle(ctx context.Context, u state.Unsettled) error {
+func (s *Service) settle(ctx context.Context, u state.InDoubtOperation) error {
 	here := budget.Bucket(ctx)
-	ctx, stop := s.keep(s.options.Resume(budget.Changing(ctx), u.Change.Journal), u.Turn)
+	ctx, stop := s.keep(s.options.Resume(budget.Changing(ctx), u.Operation.AuditRecord), u.Lock)
 	defer stop()
 	end, outcome, token, err := s.settled(ctx, u, here)
-	if s.end(ctx, u.Turn, end) == nil && !end.Unknown {
+	if s.end(ctx, u.Lock, end) == nil && !end.InDoubt {
 		s.options.Settled(ctx, token, outcome)
 		s.log.LogAttrs(ctx, slog.LevelInfo, "what became of a change is known, or need not be any more",
-			slog.String(telemetry.KeyMethod, u.Change.Method), slog.String(telemetry.KeySubject, u.Change.Team),
+			slog.String(telemetry.KeyMethod, u.Operation.Method), slog.String(telemetry.KeySubject, u.Operation.Team),
 			slog.String(telemetry.KeyOutcome, string(outcome)))
 	}
 	return err
@@ -88,30 +88,30 @@ func (s *Service) settle(ctx context.Context, u state.Unsettled) error {
 
 // settled says how the turn ends that a change is settled in, what became of that,
 // and which token it made.
-func (s *Service) settled(ctx context.Context, u state.Unsettled, bucket string) (state.End, reason.Outcome, string, error) {
-	notYet := state.End{Unknown: true, Known: state.Same}
-	givenUp := state.End{Fate: state.Forget}
-	d, err := s.deedOf(u.Change)
+func (s *Service) settled(ctx context.Context, u state.InDoubtOperation, bucket string) (state.Release, reason.Outcome, string, error) {
+	notYet := state.Release{InDoubt: true, CurrentTokenID: state.Unchanged}
+	givenUp := state.Release{Record: state.RecordReset}
+	d, err := s.deedOf(u.Operation)
 	if err != nil {
 		return givenUp, reason.Unknown, "", nil //nolint:nilerr // nothing can be asked about it
 	}
-	if bucket != u.Change.Bucket { // another's credential may not see what it did
-		if u.Hold > 0 {
+	if bucket != u.Operation.RateKey { // another's credential may not see what it did
+		if u.HoldLeft > 0 {
 			return notYet, "", "", nil
 		}
 		return givenUp, reason.Unknown, "", nil
 	}
-	seen, err := d.look(ctx, u.Since, u.Known)
-	end := state.End{Known: state.Same, Fate: state.Forget}
+	seen, err := d.look(ctx, u.Age, u.CurrentTokenID)
+	end := state.Release{CurrentTokenID: state.Unchanged, Record: state.RecordReset}
 	if seen.present != "" {
-		end.Known = seen.present
+		end.CurrentTokenID = seen.present
 	}
 	switch {
 	case err != nil && d.traits().narrow:
 		return givenUp, reason.Unknown, "", nil
-	case err != nil && u.Hold <= 0 && isAnswer(err): // and no other will come
+	case err != nil && u.HoldLeft <= 0 && isAnswer(err): // and no other will come
 		s.log.LogAttrs(ctx, slog.LevelError, "what became of a change can't be found out: a token that nobody was given may be live",
-			slog.String(telemetry.KeyMethod, u.Change.Method), slog.String(telemetry.KeySubject, u.Change.Team), slog.Any(telemetry.KeyError, err))
+			slog.String(telemetry.KeyMethod, u.Operation.Method), slog.String(telemetry.KeySubject, u.Operation.Team), slog.Any(telemetry.KeyError, err))
 		return givenUp, reason.Unknown, "", nil
 	case err != nil:
 		return notYet, "", "", err
@@ -120,16 +120,16 @@ func (s *Service) settled(ctx context.Context, u state.Unsettled, bucket string)
 	case seen.done && d.traits().orphans && seen.used: // what the state says is older than the truth
 		return end, applied, seen.token, nil
 	case seen.done && d.traits().orphans:
-		if err := s.remove(ctx, u.Change, seen.token, d); err != nil {
+		if err := s.remove(ctx, u.Operation, seen.token, d); err != nil {
 			return notYet, "", "", err
 		}
 		return end, reason.AppliedUndelivered, seen.token, nil
 	case seen.done:
-		end.Fate, end.Recorded = state.Lost, state.Recorded{Token: seen.token}
+		end.Record, end.Response = state.RecordSecretLost, state.Response{TokenID: seen.token}
 		return end, reason.AppliedUndelivered, seen.token, nil
 	case d.traits().narrow:
 		return end, reason.Unknown, "", nil
-	case u.Hold > 0:
+	case u.HoldLeft > 0:
 		return notYet, "", "", nil
 	case seen.gone:
 		return end, applied, "", nil
