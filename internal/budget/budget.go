@@ -8,7 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/teamtoken/teamtoken/internal/caller"
+	"github.com/teamtoken/teamtoken/internal/calls"
+	"github.com/teamtoken/teamtoken/internal/secret"
 	"github.com/teamtoken/teamtoken/internal/state"
 	"github.com/teamtoken/teamtoken/internal/telemetry"
 	"github.com/teamtoken/teamtoken/internal/upstream"
@@ -134,11 +135,11 @@ func (b *Budget) Learn(ctx context.Context, perSecond float64) {
 // Bucket names the budget of a call: the service's own credential's, or that of
 // the caller's.
 func Bucket(ctx context.Context) string {
-	credential, callers := upstream.CredentialFrom(ctx)
-	if !callers {
+	credential := calls.From(ctx).Credential
+	if credential.IsZero() {
 		return service
 	}
-	return upstream.Fingerprint(credential)
+	return secret.Fingerprint(credential)
 }
 
 // use returns the bucket of a name and a request for room in it. The bucket stays
@@ -169,7 +170,7 @@ func (b *Budget) slot(ctx context.Context, name string, x *bucket) state.RateReq
 
 // Pass is the right to ask for room, which one has at a time.
 type Pass struct {
-	bucket  *bucket    // nil without a budget
+	bucket  *bucket           // nil without a budget
 	Slot    state.RateRequest // to ask for
 	changes bool
 	own     bool // calls of the same caller were in its way
@@ -189,7 +190,7 @@ func (b *Budget) Enter(ctx context.Context, mutates bool) (Pass, *upstream.Error
 		return Pass{}, &upstream.Error{Kind: upstream.RateLimited, Wait: left}
 	}
 	came := time.Now()
-	who := caller.FromContext(ctx).ID
+	who := calls.From(ctx).Caller.ID
 	ownAhead, ok := x.queue.Acquire(ctx, classOf(mutates), who)
 	b.mu.Lock()
 	p := Pass{
@@ -254,24 +255,16 @@ func (b *Budget) Full(p Pass, wait time.Duration) *upstream.Error {
 	}
 }
 
-type prepaidKey struct{}
-
-// Prepaid returns a context for whose first request there is room already.
-func Prepaid(ctx context.Context) context.Context {
-	paid := new(atomic.Bool)
-	paid.Store(true)
-	return context.WithValue(ctx, prepaidKey{}, paid)
-}
-
 // Permit is of upstream.Pacer.
 func (b *Budget) Permit(ctx context.Context, mutates bool) *upstream.Error {
 	if b.interval == 0 {
 		return nil
 	}
-	if paid, ok := ctx.Value(prepaidKey{}).(*atomic.Bool); ok && paid.CompareAndSwap(true, false) {
+	send := upstream.SendFrom(ctx)
+	if send.Reserved != nil && send.Reserved.CompareAndSwap(true, false) {
 		return nil
 	}
-	p, err := b.Enter(ctx, mutates || changing(ctx))
+	p, err := b.Enter(ctx, mutates || send.Change)
 	if err != nil {
 		return err
 	}
@@ -300,15 +293,6 @@ func (b *Budget) reserveAlone(p Pass) time.Duration {
 	}
 	return wait
 }
-
-type changingKey struct{}
-
-// Changing returns a context whose reads are part of a change, and go with it.
-func Changing(ctx context.Context) context.Context {
-	return context.WithValue(ctx, changingKey{}, true)
-}
-
-func changing(ctx context.Context) bool { return ctx.Value(changingKey{}) != nil }
 
 // Sleep waits, and reports whether it did before ctx ended.
 func Sleep(ctx context.Context, wait time.Duration) bool {

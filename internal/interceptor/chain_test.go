@@ -26,11 +26,11 @@ import (
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
 	"github.com/teamtoken/teamtoken/internal/audit"
+	"github.com/teamtoken/teamtoken/internal/calls"
 	"github.com/teamtoken/teamtoken/internal/interceptor"
 	"github.com/teamtoken/teamtoken/internal/reason"
 	"github.com/teamtoken/teamtoken/internal/requestid"
 	"github.com/teamtoken/teamtoken/internal/telemetry"
-	"github.com/teamtoken/teamtoken/internal/upstream"
 )
 
 var descriptor = teamtokenv1.File_teamtoken_v1_team_token_service_proto.Services().ByName("TeamTokenService")
@@ -119,7 +119,7 @@ func newRig(t *testing.T, callerCredentials bool, do func(context.Context) error
 	})
 	server := grpc.NewServer(grpc.UnaryInterceptor(r.chain.Unary), grpc.StreamInterceptor(r.chain.Stream),
 		grpc.ForceServerCodecV2(interceptor.Codec()))
-	server.RegisterService(interceptor.Describe(teamtokenv1.TeamTokenService_ServiceDesc), service{do: do})
+	server.RegisterService(interceptor.WrapServiceDesc(teamtokenv1.TeamTokenService_ServiceDesc), service{do: do})
 	grpc_health_v1.RegisterHealthServer(server, health.NewServer())
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -377,7 +377,7 @@ func TestRequestID(t *testing.T) {
 	var inside string
 	fail := errors.New("to have an error to look at")
 	r := newRig(t, false, func(ctx context.Context) error {
-		inside = requestid.FromContext(ctx)
+		inside = calls.From(ctx).RequestID
 		return fail
 	})
 	for _, row := range []struct {
@@ -575,8 +575,7 @@ func TestCredential(t *testing.T) {
 			var got string
 			reached := false
 			read := func(ctx context.Context) error {
-				credential, _ := upstream.CredentialFrom(ctx)
-				got, reached = credential.Reveal(), true
+				got, reached = calls.From(ctx).Credential.Reveal(), true
 				return nil
 			}
 			callers := newRig(t, true, read)

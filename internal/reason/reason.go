@@ -283,6 +283,16 @@ func DetailsOf(st *status.Status) Details {
 	return d
 }
 
+// Describe is what the records of a call say of how it ended: of one without an error, that its
+// outcome is good.
+func Describe(err error, good Outcome) (codes.Code, Details) {
+	if err == nil {
+		return codes.OK, Details{Outcome: string(good)}
+	}
+	st := status.Convert(err)
+	return st.Code(), DetailsOf(st)
+}
+
 // HTTPStatus is the HTTP status of a reason, by its name in ErrorInfo. ok is
 // false for a name that is none of ours.
 func HTTPStatus(name string) (code int, ok bool) {

@@ -2,6 +2,7 @@ package state_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"strings"
 	"sync"
@@ -44,8 +45,8 @@ func open(t *testing.T, url, prefix string) *state.Redis {
 
 func ask(team, record string) state.AcquireRequest {
 	return state.AcquireRequest{
-		Operation: state.Operation{Method: "GenerateToken", Team: team, IdempotencyKey: record, AuditRecord: "who"},
-		Owner: state.NewOwner(), Fingerprint: "p",
+		Operation: state.Operation{Method: "GenerateToken", Team: team, IdempotencyKey: record, AuditRecord: json.RawMessage(`"who"`)},
+		Owner:     state.NewOwner(), Fingerprint: "p",
 	}
 }
 
@@ -168,7 +169,7 @@ func TestUnknownOutcome(t *testing.T) {
 		})
 		c := look.Operation
 		if look.Age <= 0 || look.HoldLeft > hold || c.ExpectedTokenID != "at-0" || c.Description != "d" || c.RateKey != "service" ||
-			c.IdempotencyKey != "r" || c.AuditRecord != "who" {
+			c.IdempotencyKey != "r" || string(c.AuditRecord) != `"who"` {
 			t.Errorf("%+v", look)
 		}
 		begin(t, s, ask("a", ""), state.InDoubt)
@@ -177,7 +178,7 @@ func TestUnknownOutcome(t *testing.T) {
 			t.Errorf("two look at once: %v", err)
 		}
 		end(t, s, look.Lock, state.Release{InDoubt: true, CurrentTokenID: state.Unchanged}) // not yet
-		_ = s.Release(t.Context(), first.Lock, state.Release{})                   // changes nothing
+		_ = s.Release(t.Context(), first.Lock, state.Release{})                             // changes nothing
 		begin(t, s, ask("a", ""), state.InDoubt)
 
 		var mine state.AcquireResult

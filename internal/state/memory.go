@@ -11,33 +11,33 @@ import (
 type Memory struct {
 	times TTLs
 
-	mu      sync.Mutex
-	lastFencingToken   int64 // of the last lock, whatever team it was of
-	teams   map[string]*lockState
-	records map[string]*record
-	recordsPerCaller    map[string]int       // by caller, of how many requests the record is kept
-	tat     map[string]time.Time // by bucket, when its next regular slot is
-	tatMax  int                  // how many of these there may be before some are dropped
-	expiredAt   time.Time
+	mu               sync.Mutex
+	lastFencingToken int64 // of the last lock, whatever team it was of
+	teams            map[string]*lockState
+	records          map[string]*record
+	recordsPerCaller map[string]int       // by caller, of how many requests the record is kept
+	tat              map[string]time.Time // by bucket, when its next regular slot is
+	tatMax           int                  // how many of these there may be before some are dropped
+	expiredAt        time.Time
 }
 
 type lockState struct {
-	owner string // empty if nobody has the turn
-	fencingToken  int64
-	currentTokenID  string
-	operation *Operation   // begun, and not ended
-	startedAt  time.Time // and what follows is of it
-	holdUntil   time.Time // zero until its outcome is said to be unknown
-	dueAt    time.Time
+	owner          string // empty if nobody has the turn
+	fencingToken   int64
+	currentTokenID string
+	operation      *Operation // begun, and not ended
+	startedAt      time.Time  // and what follows is of it
+	holdUntil      time.Time  // zero until its outcome is said to be unknown
+	dueAt          time.Time
 }
 
 type record struct {
-	caller  string
-	fingerprint  string
-	state    RecordState // empty while it is open
+	caller      string
+	fingerprint string
+	state       RecordState // empty while it is open
 	response    Response
-	sealedUntil  time.Time // when the answer goes
-	expiresAt time.Time
+	sealedUntil time.Time // when the answer goes
+	expiresAt   time.Time
 }
 
 // NewMemory returns an empty state.

@@ -20,7 +20,7 @@ type Waiter struct {
 	Replica string // in letters and digits; empty for who does not wait in the queue
 	Caller  string
 	Class   int  // 0 is the best, 9 the last
-	DryRun    bool // only to see whether the lock can be had: Over says that it can
+	DryRun  bool // only to see whether the lock can be had: Over says that it can
 }
 
 // DryRun is the Ask that only sees whether the lock can be had. Nothing is taken.

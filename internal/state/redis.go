@@ -25,16 +25,16 @@ import (
 // that is what lets a step touch a team, a record and the budget at once, and it
 // is enough for an upstream that takes thirty requests a second.
 type Redis struct {
-	client   redis.UniversalClient
-	circuit  *gobreaker.TwoStepCircuitBreaker[any]
-	times    TTLs
-	prefix   string
-	observe  func(ctx context.Context, step, failure string, d time.Duration)
-	keys     func() *seal.Keys
-	rejected func(ctx context.Context, kind, team string, why error)
-	ended     recentSet       // by the holders that they were begun with, changes that ended here
-	withdrawn     recentSet       // and those of which nothing was done
-	clockOffset    atomic.Int64 // how far Redis's clock is ahead of ours, in milliseconds; 0 if it was not asked
+	client      redis.UniversalClient
+	circuit     *gobreaker.TwoStepCircuitBreaker[any]
+	times       TTLs
+	prefix      string
+	observe     func(ctx context.Context, step, failure string, d time.Duration)
+	keys        func() *seal.Keys
+	rejected    func(ctx context.Context, kind, team string, why error)
+	ended       recentSet    // by the holders that they were begun with, changes that ended here
+	withdrawn   recentSet    // and those of which nothing was done
+	clockOffset atomic.Int64 // how far Redis's clock is ahead of ours, in milliseconds; 0 if it was not asked
 }
 
 // The circuit spares callers the wait for a Redis that is not there.
@@ -99,8 +99,8 @@ func failureOf(err error) string {
 }
 
 var (
-	errCircuitOpen  = errors.New("state: Redis did not answer lately, so it was not asked")
-	errPanic = errors.New("state: the request to Redis panicked")
+	errCircuitOpen = errors.New("state: Redis did not answer lately, so it was not asked")
+	errPanic       = errors.New("state: the request to Redis panicked")
 )
 
 // RedisOptions say which Redis, and how to reach it.
@@ -213,31 +213,31 @@ var beatText string
 type script struct {
 	name   string
 	script *redis.Script
-	always   bool
+	always bool
 }
 
 var (
 	acquireScript   = script{"begin", redis.NewScript(clock + queueText + keptText + beginText), false}
-	releaseScript     = script{"end", redis.NewScript(clock + keptText + endText), true}
-	dropScript    = script{"drop", redis.NewScript(clock + dropText), true}
-	clockScript    = script{"tick", redis.NewScript(clock + "return n(now)"), false}
-	renewScript   = script{"renew", redis.NewScript(clock + renewText), true}
-	takeOverScript   = script{"claim", redis.NewScript(clock + claimText), false}
-	listScript     = script{"due", redis.NewScript(clock + dueText), false}
-	reserveScript = script{"reserve", redis.NewScript(clock + reserveText), false}
-	blockScript   = script{"pause", redis.NewScript(clock + pauseText), false}
-	heartbeatScript    = script{"beat", redis.NewScript(clock + beatText), false}
+	releaseScript   = script{"end", redis.NewScript(clock + keptText + endText), true}
+	dropScript      = script{"drop", redis.NewScript(clock + dropText), true}
+	clockScript     = script{"tick", redis.NewScript(clock + "return n(now)"), false}
+	renewScript     = script{"renew", redis.NewScript(clock + renewText), true}
+	takeOverScript  = script{"claim", redis.NewScript(clock + claimText), false}
+	listScript      = script{"due", redis.NewScript(clock + dueText), false}
+	reserveScript   = script{"reserve", redis.NewScript(clock + reserveText), false}
+	blockScript     = script{"pause", redis.NewScript(clock + pauseText), false}
+	heartbeatScript = script{"beat", redis.NewScript(clock + beatText), false}
 )
 
-func (r *Redis) teamKey(name string) string    { return r.prefix + "team:" + name }
-func (r *Redis) recordKey(key string) string   { return r.prefix + "record:" + key }
-func (r *Redis) responseKey(key string) string   { return r.prefix + "answer:" + key }
-func (r *Redis) rateKey(name string) string  { return r.prefix + "budget:" + name }
-func (r *Redis) releasedKey(holder string) string { return r.prefix + "ended:" + holder }
-func (r *Redis) inDoubtKey() string          { return r.prefix + "unsettled" }
-func (r *Redis) recordsPerCallerKey(caller string) string  { return r.prefix + "kept:" + caller }
-func (r *Redis) heldKey() string               { return r.prefix + "held" }
-func (r *Redis) replicasKey() string           { return r.prefix + "replicas" }
+func (r *Redis) teamKey(name string) string               { return r.prefix + "team:" + name }
+func (r *Redis) recordKey(key string) string              { return r.prefix + "record:" + key }
+func (r *Redis) responseKey(key string) string            { return r.prefix + "answer:" + key }
+func (r *Redis) rateKey(name string) string               { return r.prefix + "budget:" + name }
+func (r *Redis) releasedKey(holder string) string         { return r.prefix + "ended:" + holder }
+func (r *Redis) inDoubtKey() string                       { return r.prefix + "unsettled" }
+func (r *Redis) recordsPerCallerKey(caller string) string { return r.prefix + "kept:" + caller }
+func (r *Redis) heldKey() string                          { return r.prefix + "held" }
+func (r *Redis) replicasKey() string                      { return r.prefix + "replicas" }
 
 // Lease is of Store.
 func (r *Redis) Lease() time.Duration { return r.times.leaseTTL() }
@@ -375,7 +375,7 @@ func (r *Redis) now(ctx context.Context) (int64, error) {
 // What a script answers that is no Verdict of Begin.
 const (
 	statusRecord AcquireStatus = "record" // there is a record, which the script can't read
-	statusBroken   AcquireStatus = "broken" // what is kept of the team is nothing that a script writes
+	statusBroken AcquireStatus = "broken" // what is kept of the team is nothing that a script writes
 )
 
 // statusExpired is what becomes of an Ask that Redis read too statusExpired.

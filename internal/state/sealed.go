@@ -33,13 +33,13 @@ const (
 
 // storedOperation is a change that was storedOperation, as it is written down.
 type storedOperation struct {
-	Operation Operation `json:"change"`
-	Fingerprint string `json:"params,omitempty"`
-	LostTokenID   string `json:"lost,omitempty"` // of Answer
+	Operation   Operation `json:"change"`
+	Fingerprint string    `json:"params,omitempty"`
+	LostTokenID string    `json:"lost,omitempty"` // of Answer
 	// At is when, by the store's clock, in milliseconds, or a little earlier; never later.
 	At int64 `json:"at"`
 
-	owner    string // the holder of the lock that it was begun with
+	owner          string // the holder of the lock that it was begun with
 	currentTokenID string // the id of the team's token, as of Answer
 }
 
@@ -51,11 +51,11 @@ type knownToken struct {
 
 // storedRecord is a record.
 type storedRecord struct {
-	Fingerprint  string `json:"params"`
-	State    RecordState   `json:"fate,omitempty"` // empty while it is open
-	TokenID   string `json:"token,omitempty"`
-	Failure string `json:"failure,omitempty"`
-	At      int64  `json:"at"`
+	Fingerprint string      `json:"params"`
+	State       RecordState `json:"fate,omitempty"` // empty while it is open
+	TokenID     string      `json:"token,omitempty"`
+	Failure     string      `json:"failure,omitempty"`
+	At          int64       `json:"at"`
 }
 
 // resolveWithin is how long after it was begun a change is settled. A copy of an older

@@ -62,8 +62,8 @@ func (w *writer) do(args ...any) any {
 
 func asks(team, record string) AcquireRequest {
 	return AcquireRequest{
-		Operation: Operation{Method: "CreateNamedToken", Team: team, IdempotencyKey: record, Description: "ci", AuditRecord: map[string]string{"caller": "who"}},
-		Owner: NewOwner(), Fingerprint: "p",
+		Operation: Operation{Method: "CreateNamedToken", Team: team, IdempotencyKey: record, Description: "ci", AuditRecord: json.RawMessage(`{"caller":"who"}`)},
+		Owner:     NewOwner(), Fingerprint: "p",
 	}
 }
 

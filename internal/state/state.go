@@ -3,6 +3,7 @@ package state
 import (
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"time"
 )
@@ -43,7 +44,7 @@ type Store interface {
 // ClusterStatus is what is known of all replicas together.
 type ClusterStatus struct {
 	Replicas int // that live
-	InDoubt     int // teams that are held back, since an outcome is unknown
+	InDoubt  int // teams that are held back, since an outcome is unknown
 }
 
 // ErrFenced says that a turn has ended, and that another may have begun.
@@ -52,18 +53,18 @@ var ErrFenced = errors.New("state: the turn is another's by now")
 // TTLs are how long things last.
 type TTLs struct {
 	Hold      time.Duration // how long an unknown outcome keeps others away
-	Response    time.Duration // how long an answer is kept
+	Response  time.Duration // how long an answer is kept
 	Tombstone time.Duration // how long it is known that there was one
 }
 
 // The times that nobody sets.
 const (
-	responseTTL    = 10 * time.Minute
-	tombstoneTTL = 24 * time.Hour
+	responseTTL   = 10 * time.Minute
+	tombstoneTTL  = 24 * time.Hour
 	maxLease      = 10 * time.Second
 	minLease      = 300 * time.Millisecond
 	checkInterval = time.Second
-	heartbeatTTL      = 5 * time.Second
+	heartbeatTTL  = 5 * time.Second
 )
 
 // NewTTLs are the times for a hold.
@@ -80,24 +81,24 @@ func (t TTLs) checkInterval() time.Duration { return min(t.Hold/4, checkInterval
 
 // Operation is what is about to be done, as it is written down.
 type Operation struct {
-	Method      string `json:"method"` // the RPC
-	Team        string `json:"team"`
-	TokenID       string `json:"token,omitempty"`    // by its id, where the change names it
-	ExpectedTokenID    string `json:"expected,omitempty"` // the id of the token that it replaces
-	Description string `json:"description,omitempty"`
-	RateKey      string `json:"bucket"`           // whose credential it is made with
-	Caller      string `json:"caller,omitempty"` // whose record it has, of whose there may be so many
-	IdempotencyKey      string `json:"record,omitempty"` // of its request id; empty if it has none
+	Method          string `json:"method"` // the RPC
+	Team            string `json:"team"`
+	TokenID         string `json:"token,omitempty"`    // by its id, where the change names it
+	ExpectedTokenID string `json:"expected,omitempty"` // the id of the token that it replaces
+	Description     string `json:"description,omitempty"`
+	RateKey         string `json:"bucket"`           // whose credential it is made with
+	Caller          string `json:"caller,omitempty"` // whose record it has, of whose there may be so many
+	IdempotencyKey  string `json:"record,omitempty"` // of its request id; empty if it has none
 	// AuditRecord is what else has to be known to settle it. Another process gets it as
 	// JSON decodes it.
-	AuditRecord any `json:"journal,omitempty"`
+	AuditRecord json.RawMessage `json:"journal,omitempty"`
 }
 
 // RateRequest is a request for room in a budget, which lets a request pass at every
 // Interval, and after a pause up to Burst's worth at once. Without an Interval
 // there is always room.
 type RateRequest struct {
-	Key                   string
+	Key                      string
 	Interval, Burst, MaxWait time.Duration
 }
 
@@ -106,10 +107,10 @@ type AcquireRequest struct {
 	Operation Operation
 	// Owner is who asks, in words that nobody else has: NewHolder's. The same
 	// Ask may be repeated.
-	Owner string
+	Owner       string
 	Fingerprint string // a hash of what is asked for, which a request id stands for
-	Rate   RateRequest
-	Waiter Waiter
+	Rate        RateRequest
+	Waiter      Waiter
 	// MaxRecords is how many records may be kept of the caller; 0 is no limit.
 	MaxRecords int
 }
@@ -119,11 +120,11 @@ func NewOwner() string { return rand.Text() }
 
 // Lock is the right to change a team's token.
 type Lock struct {
-	Team, Owner string
-	FencingToken        int64
-	RequestedAt        time.Time // for it, by this process's clock: the lease is no shorter from then on
-	idempotencyKey       string    // of the change that it is about
-	operation           *storedOperation    // what was written down of that, in Redis
+	Team, Owner    string
+	FencingToken   int64
+	RequestedAt    time.Time        // for it, by this process's clock: the lease is no shorter from then on
+	idempotencyKey string           // of the change that it is about
+	operation      *storedOperation // what was written down of that, in Redis
 }
 
 // AcquireStatus is what became of an Ask.
@@ -131,19 +132,19 @@ type AcquireStatus string
 
 // The verdicts, and what else of an Answer goes with each.
 const (
-	Acquired AcquireStatus = "granted" // Turn, Wait, Known, Lost
-	Locked    AcquireStatus = "busy"    // Wait: another change is under way, for so long at most unless it is renewed
-	InDoubt    AcquireStatus = "held"    // Wait: another change's outcome is unknown, for so long at most
+	Acquired         AcquireStatus = "granted" // Turn, Wait, Known, Lost
+	Locked           AcquireStatus = "busy"    // Wait: another change is under way, for so long at most unless it is renewed
+	InDoubt          AcquireStatus = "held"    // Wait: another change's outcome is unknown, for so long at most
 	DuplicateRunning AcquireStatus = "running" // the same request is under way
 	DuplicateInDoubt AcquireStatus = "unknown" // Wait: the same request's outcome is unknown, for so long at most
-	Completed    AcquireStatus = "done"    // Recorded: the same request ended
-	KeyReused  AcquireStatus = "reused"  // the request id stands for something else
+	Completed        AcquireStatus = "done"    // Recorded: the same request ended
+	KeyReused        AcquireStatus = "reused"  // the request id stands for something else
 	QuotaExceeded    AcquireStatus = "full"    // too many records of the caller are kept for one more
 	// RecordUnreadable is of a record that was not written by who has the key: nobody knows what
 	// became of the same request before.
 	RecordUnreadable AcquireStatus = "unreadable"
-	RateLimited       AcquireStatus = "over"     // Wait: the budget is used up, for so long
-	MustResolve   AcquireStatus = "unsettle" // Unsettled: this has to be settled first, and the turn is given for that
+	RateLimited      AcquireStatus = "over"     // Wait: the budget is used up, for so long
+	MustResolve      AcquireStatus = "unsettle" // Unsettled: this has to be settled first, and the turn is given for that
 )
 
 // NoToken is the id of a team's token when there is none.
@@ -151,29 +152,29 @@ const NoToken = "-"
 
 // AcquireResult is what became of an Ask.
 type AcquireResult struct {
-	Status   AcquireStatus
-	Lock      Lock
-	Wait      time.Duration // of Granted: until the upstream may be asked
-	CurrentTokenID     string        // the id of the team's token, None, or empty if it is not known
-	LostTokenID      string        // the id of a token that the same request made, and whose secret was lost
-	Response  Response
-	InDoubt InDoubtOperation
+	Status         AcquireStatus
+	Lock           Lock
+	Wait           time.Duration // of Granted: until the upstream may be asked
+	CurrentTokenID string        // the id of the team's token, None, or empty if it is not known
+	LostTokenID    string        // the id of a token that the same request made, and whose secret was lost
+	Response       Response
+	InDoubt        InDoubtOperation
 }
 
 // Response is what a request's record has.
 type Response struct {
 	Sealed  []byte // sealed; empty once its time is over
-	TokenID   string // the id of the token that was made
+	TokenID string // the id of the token that was made
 	Failure string // what the caller is told instead of an answer
 }
 
 // InDoubtOperation is a change of which nobody knows what became.
 type InDoubtOperation struct {
-	Lock   Lock // to settle it
-	Operation Operation
-	Age  time.Duration // since it was begun
-	HoldLeft   time.Duration // for which it may still land; 0 or less when that is over
-	CurrentTokenID  string        // the id of the team's token before
+	Lock           Lock // to settle it
+	Operation      Operation
+	Age            time.Duration // since it was begun
+	HoldLeft       time.Duration // for which it may still land; 0 or less when that is over
+	CurrentTokenID string        // the id of the team's token before
 }
 
 // RecordState is what a record says after the end of a turn.
@@ -181,9 +182,9 @@ type RecordState string
 
 // The fates of a record. An unknown outcome leaves it open.
 const (
-	RecordReset RecordState = "forget" // nothing was done: the request may begin anew, or is Lost again if it was before
-	RecordCompleted   RecordState = "done"   // Recorded is what it is answered from now on
-	RecordSecretLost   RecordState = "lost"   // it was done, and the secret of Recorded.Token is lost: it may be done again
+	RecordReset      RecordState = "forget" // nothing was done: the request may begin anew, or is Lost again if it was before
+	RecordCompleted  RecordState = "done"   // Recorded is what it is answered from now on
+	RecordSecretLost RecordState = "lost"   // it was done, and the secret of Recorded.Token is lost: it may be done again
 )
 
 // Release is how a turn ends.
@@ -193,9 +194,9 @@ type Release struct {
 	InDoubt bool
 	// CurrentTokenID is the id of the team's token now, or None; empty if it is not known, and
 	// Same if it is what it was.
-	CurrentTokenID    string
-	Record     RecordState // of the record, if there is one
-	Response Response
+	CurrentTokenID string
+	Record         RecordState // of the record, if there is one
+	Response       Response
 }
 
 // Unchanged stands for an id that did not change.

@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -22,6 +20,7 @@ import (
 	"github.com/sony/gobreaker/v2"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/teamtoken/teamtoken/internal/calls"
 	"github.com/teamtoken/teamtoken/internal/requestid"
 	"github.com/teamtoken/teamtoken/internal/secret"
 )
@@ -34,7 +33,7 @@ type Options struct {
 	// trusted CAs do.
 	Transport func() http.RoundTripper
 	// Credential is the service's own. Nil means that each call brings its
-	// caller's, see WithCredential.
+	// caller's, see calls.Call.
 	Credential Credential
 	// Timeout bounds one request, from dialling to the last byte of the answer.
 	Timeout time.Duration
@@ -85,6 +84,8 @@ type Attempt struct {
 	Failure   string        // the name of a Kind; empty if it went well
 	RequestID string        // the upstream's id of it, if it gave a well-formed one
 	Duration  time.Duration // from before the connection to after the answer
+	Host      string        // the upstream's
+	Port      int
 }
 
 // Client calls one upstream. It is safe for concurrent use.
@@ -113,8 +114,8 @@ func New(o Options) (*Client, error) {
 // not be reached several times in a row.
 func (c *Client) CircuitOpen() bool { return c.circuit.State() == gobreaker.StateOpen }
 
-// Life is for how long changes may be made that go on without their caller.
-type Life interface {
+// Lease is for how long changes may be made that go on without their caller.
+type Lease interface {
 	// Done is closed when it is over; nil if it never is.
 	Done() <-chan struct{}
 	// Err says whether it is over by now: a process that stood still has not closed
@@ -122,41 +123,30 @@ type Life interface {
 	Err() error
 }
 
-type lifeKey struct{}
-
-// WithLife returns a context whose changes go on when it ends, as all do, but not
-// beyond life.
-func WithLife(ctx context.Context, life Life) context.Context {
-	return context.WithValue(ctx, lifeKey{}, life)
+// Send is how the requests of a context are sent.
+type Send struct {
+	// Lease bounds changes, which go on when the context ends. Nil does not.
+	Lease Lease
+	// NoWait has a call not wait after a 429: it is its error, with the time to wait.
+	NoWait bool
+	// Change says that reads are part of a change, and go with it.
+	Change bool
+	// Reserved says that the rate limiter has room already for one request: the first
+	// that finds it true, and sets it to false.
+	Reserved *atomic.Bool
 }
 
-type withoutWaitKey struct{}
+type sendKey struct{}
 
-// WithoutWait returns a context whose calls do not wait after a 429: it is their
-// error, with the time to wait.
-func WithoutWait(ctx context.Context) context.Context {
-	return context.WithValue(ctx, withoutWaitKey{}, true)
+// WithSend returns a context whose requests are sent as s says.
+func WithSend(ctx context.Context, s Send) context.Context {
+	return context.WithValue(ctx, sendKey{}, s)
 }
 
-type credentialKey struct{}
-
-// WithCredential returns a context whose calls use a caller's own credential,
-// and never the service's.
-func WithCredential(ctx context.Context, s secret.Text) context.Context {
-	return context.WithValue(ctx, credentialKey{}, s)
-}
-
-// CredentialFrom returns the caller's own credential, if the call brought one.
-func CredentialFrom(ctx context.Context) (secret.Text, bool) {
-	s, ok := ctx.Value(credentialKey{}).(secret.Text)
-	return s, ok
-}
-
-// Fingerprint names a credential without revealing it: by 128 bits of its hash, so
-// that nobody can make two credentials with one name.
-func Fingerprint(credential secret.Text) string {
-	sum := sha256.Sum256([]byte(credential.Reveal()))
-	return hex.EncodeToString(sum[:16])
+// SendFrom is how the requests of ctx are sent.
+func SendFrom(ctx context.Context) Send {
+	s, _ := ctx.Value(sendKey{}).(Send)
+	return s
 }
 
 // CreateToken makes the team's token, which revokes the one before, and returns
@@ -362,7 +352,7 @@ func (c *Client) call(ctx context.Context, r request) (answer, error) {
 			}
 			err.Wait = max(err.Wait, ratePause<<min(sent-1, 6))
 			c.options.Pacer.Pause(ctx, err.Wait)
-			if ctx.Value(withoutWaitKey{}) != nil || !pause(ctx, err.Wait+jitter(err.Wait)) {
+			if SendFrom(ctx).NoWait || !pause(ctx, err.Wait+jitter(err.Wait)) {
 				return a, err
 			}
 		case err.Kind == Unauthorized && !refreshed && c.rotated(ctx, used):
@@ -381,8 +371,8 @@ func (c *Client) call(ctx context.Context, r request) (answer, error) {
 // credential is what the next request goes out with: the caller's own, or the
 // service's.
 func (c *Client) credential(ctx context.Context) secret.Text {
-	s, callers := CredentialFrom(ctx)
-	if !callers && c.options.Credential != nil {
+	s := calls.From(ctx).Credential
+	if s.IsZero() && c.options.Credential != nil {
 		s = c.options.Credential.Get()
 	}
 	return s
@@ -392,7 +382,7 @@ func (c *Client) credential(ctx context.Context) secret.Text {
 // one used. What Refresh reports will not do: of all the calls that were under
 // way, it is news to the first alone.
 func (c *Client) rotated(ctx context.Context, used secret.Text) bool {
-	if _, callers := CredentialFrom(ctx); callers || c.options.Credential == nil {
+	if !calls.From(ctx).Credential.IsZero() || c.options.Credential == nil {
 		return false
 	}
 	c.options.Credential.Refresh()
@@ -445,6 +435,7 @@ func (c *Client) attempt(ctx context.Context, r request, credential secret.Text,
 		news = err
 	}
 	ended := Attempt{Method: r.method, Template: r.template, Status: a.status, RequestID: a.requestID, Duration: time.Since(start)}
+	ended.Host, ended.Port = c.Server()
 	if err != nil {
 		ended.Failure, ended.Status, ended.RequestID = err.Kind.String(), err.Status, err.RequestID
 	}
@@ -473,9 +464,9 @@ func (c *Client) exchange(ctx context.Context, r request, credential secret.Text
 	}
 
 	req := c.httpRequest(progress.trace(attempt), r, credential)
-	if life, ok := ctx.Value(lifeKey{}).(Life); ok && r.mutates {
-		defer closing(life.Done(), cancel)()
-		if err := life.Err(); err != nil { // at the last moment that there is
+	if lease := SendFrom(ctx).Lease; lease != nil && r.mutates {
+		defer closing(lease.Done(), cancel)()
+		if err := lease.Err(); err != nil { // at the last moment that there is
 			return answer{}, &Error{Kind: Unreachable, Cause: err}
 		}
 	}
@@ -576,7 +567,7 @@ func (c *Client) httpRequest(ctx context.Context, r request, credential secret.T
 	req.Header["Accept"] = []string{mediaType}
 	req.Header["Accept-Encoding"] = []string{"identity"} // see plain for those who compress all the same
 	req.Header["User-Agent"] = []string{c.options.UserAgent}
-	if id := requestid.FromContext(ctx); id != "" {
+	if id := calls.From(ctx).RequestID; id != "" {
 		req.Header["X-Request-Id"] = []string{id}
 	}
 	if c.options.Tracer != nil {
