@@ -104,14 +104,16 @@ func (a *acquisition) ask(ctx context.Context) (state.AcquireResult, budget.Pass
 		request = a.request
 		request.Rate = a.e.budget.Near(ticket)
 	}
-	r, err := a.e.store.Acquire(ctx, request)
+	r, err := a.e.askStore(ctx, request)
 	if err != nil || r.Status != state.Acquired {
 		a.e.budget.Leave(ticket, 0)
 	}
 	if err != nil {
-		unheard := a.request
-		a.e.running.Go(func() { a.e.releaseUnconfirmed(unheard) })
-		return state.AcquireResult{}, ticket, errStoreUnavailable(err, a.duplicate)
+		err = errStoreUnavailable(err, a.duplicate)
+		if !a.duplicate { // and it may be that the call's own deadline ended
+			err = a.deadlineError(ctx, err)
+		}
+		return state.AcquireResult{}, ticket, err
 	}
 	return r, ticket, nil
 }
@@ -233,28 +235,70 @@ func (e *Engine) owner() string {
 	return state.NewOwner()
 }
 
-const maxReleaseUnconfirmed = 5 * time.Second
+// askStore asks the store once. If ctx ends first, the store's answer is waited for in
+// the background, and a lock that it gives is released: otherwise nobody else would have
+// that until its lease ends.
+func (e *Engine) askStore(ctx context.Context, request state.AcquireRequest) (state.AcquireResult, error) {
+	if e.store.Lease() == 0 { // it answers at once
+		return e.store.Acquire(ctx, request)
+	}
+	type answer struct {
+		r   state.AcquireResult
+		err error
+	}
+	answers := make(chan answer)
+	e.running.Go(func() {
+		r, err := e.store.Acquire(context.WithoutCancel(ctx), request)
+		if err != nil {
+			e.running.Go(func() { e.releaseUnconfirmed(request) })
+		}
+		select {
+		case answers <- answer{r, err}:
+		case <-ctx.Done():
+			_ = e.releaseUnused(r)
+		}
+	})
+	select {
+	case a := <-answers:
+		return a.r, a.err
+	case <-ctx.Done():
+		return state.AcquireResult{}, context.Cause(ctx)
+	}
+}
 
-// releaseUnconfirmed releases a lock that may have been given without its being heard
-// of. It never takes one that is free, which others would find locked.
+// releaseUnused releases the lock that a result gives, if it gives one.
+func (e *Engine) releaseUnused(r state.AcquireResult) error {
+	ctx, cancel := context.WithTimeout(e.background, releaseTimeout)
+	defer cancel()
+	switch r.Status {
+	case state.Acquired:
+		return e.store.Release(ctx, r.Lock, state.Release{CurrentTokenID: state.Unchanged, Record: state.RecordReset})
+	case state.MustResolve:
+		return e.store.Release(ctx, r.InDoubt.Lock, state.Release{InDoubt: true, CurrentTokenID: state.Unchanged})
+	default:
+		return nil
+	}
+}
+
+// releaseUnconfirmed releases a lock that the store may have given without its answer
+// being heard, or may still give: a request that Redis reads later than two seconds
+// after it was made is refused. It never takes a lock that is free, which others would
+// find locked.
 func (e *Engine) releaseUnconfirmed(request state.AcquireRequest) {
 	request.Waiter = state.Waiter{}
 	request = request.DryRun()
 	for pause := 100 * time.Millisecond; pause < maxReleaseUnconfirmed; pause *= 2 {
 		ctx, cancel := context.WithTimeout(e.background, releaseTimeout)
 		r, err := e.store.Acquire(ctx, request)
-		switch {
-		case err == nil && r.Status == state.Acquired:
-			err = e.store.Release(ctx, r.Lock, state.Release{CurrentTokenID: state.Unchanged, Record: state.RecordReset})
-		case err == nil && r.Status == state.MustResolve:
-			err = e.store.Release(ctx, r.InDoubt.Lock, state.Release{InDoubt: true, CurrentTokenID: state.Unchanged})
-		}
 		cancel()
-		if err == nil || !sleep(e.background, pause) {
+		given := r.Status == state.Acquired || r.Status == state.MustResolve
+		if err == nil && given && e.releaseUnused(r) == nil || !sleep(e.background, pause) {
 			return
 		}
 	}
 }
+
+const maxReleaseUnconfirmed = 5 * time.Second
 
 var (
 	errDeadline         = errors.New("the call's deadline ended before the lock was free")

@@ -95,7 +95,10 @@ func TestCallsAtOnce(t *testing.T) {
 	for name, open := range map[string]func(*world) state.Store{"memory": inMemory, "redis": inRedis} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, open)
+			w := newWorld(t, func(w *world) state.Store {
+				w.hold = 10 * time.Second // nothing here waits for its end
+				return open(w)
+			})
 			e, other := w.engine(), w.engine()
 			release := make(chan struct{})
 			held := w.sim.Inject(simulator.Fault{Method: http.MethodPost, Hold: release})
@@ -247,7 +250,7 @@ func TestReplicas(t *testing.T) {
 	must(w.store.Acquire(t.Context(), unknown))
 	w.wants("after an operation that this version does not know", second(w.call(e, generating(), "", 0)), "OK")
 
-	slow := w.sim.Inject(simulator.Fault{Method: http.MethodPost, Delay: 900 * time.Millisecond}) // over several leases
+	slow := w.sim.Inject(simulator.Fault{Method: http.MethodPost, Delay: 700 * time.Millisecond}) // longer than a lease
 	w.wants("a slow upstream", second(w.call(e, generating(), "", 0)), "OK")
 	<-slow.Done()
 }
@@ -259,7 +262,7 @@ func TestStoreIsAway(t *testing.T) {
 	t.Parallel()
 	r := statetest.Start(t)
 	w := newWorld(t, func(w *world) state.Store {
-		return must(state.OpenRedis(state.RedisOptions{URL: secret.New(r.URL()), Prefix: "x", Times: state.NewTTLs(holdTime), Keys: func() *seal.Keys { return w.keys }}))
+		return must(state.OpenRedis(state.RedisOptions{URL: secret.New(r.URL()), Prefix: "x", Times: state.NewTTLs(w.hold), Keys: func() *seal.Keys { return w.keys }}))
 	})
 	e := w.engine()
 	w.wants("a call", second(w.call(e, generating(), "", 0)), "OK")

@@ -33,6 +33,7 @@ const holdTime = 400 * time.Millisecond
 // world is a real upstream client against the simulator, and engines that share a store.
 type world struct {
 	t      *testing.T
+	hold   time.Duration
 	sim    *simulator.Simulator
 	client *upstream.Client
 	limit  *budget.Budget
@@ -71,7 +72,7 @@ func must[T any](v T, err error) T {
 // newWorld has the service's own credential; callers may have their own besides.
 func newWorld(t *testing.T, open func(w *world) state.Store) *world {
 	t.Helper()
-	w := &world{t: t, sim: simulator.New(simulator.Options{Rate: -1}), keys: must(seal.Ephemeral()), lines: &lockedBuffer{}, logged: &lockedBuffer{}}
+	w := &world{t: t, hold: holdTime, sim: simulator.New(simulator.Options{Rate: -1}), keys: must(seal.Ephemeral()), lines: &lockedBuffer{}, logged: &lockedBuffer{}}
 	address := must(w.sim.Listen("127.0.0.1:0"))
 	t.Cleanup(func() { _ = w.sim.Close() })
 	log := slog.New(slog.NewTextHandler(w.logged, nil))
@@ -89,11 +90,13 @@ func newWorld(t *testing.T, open func(w *world) state.Store) *world {
 	return w
 }
 
-func inMemory(*world) state.Store { return state.NewMemory(state.NewTTLs(holdTime)) }
+func inMemory(w *world) state.Store { return state.NewMemory(state.NewTTLs(w.hold)) }
 
+// inRedis has a longer hold, of which a lease is a third: a machine under load is slow.
 func inRedis(w *world) state.Store {
+	w.hold = max(w.hold, 1500*time.Millisecond)
 	return must(state.OpenRedis(state.RedisOptions{
-		URL: secret.New(statetest.Start(w.t).URL()), Prefix: "x", Times: state.NewTTLs(holdTime), Keys: func() *seal.Keys { return w.keys },
+		URL: secret.New(statetest.Start(w.t).URL()), Prefix: "x", Times: state.NewTTLs(w.hold), Keys: func() *seal.Keys { return w.keys },
 	}))
 }
 
@@ -102,7 +105,7 @@ func (w *world) engine() *mutation.Engine { return w.engineOf(w.client, w.store)
 
 func (w *world) engineOf(u mutation.Upstream, store state.Store) *mutation.Engine {
 	e := mutation.New(u, mutation.Options{
-		Store: store, Hold: holdTime, Budget: w.limit, Keys: func() *seal.Keys { return w.keys }, Audit: w.audit, Metrics: w.told,
+		Store: store, Hold: w.hold, Budget: w.limit, Keys: func() *seal.Keys { return w.keys }, Audit: w.audit, Metrics: w.told,
 		Rejected: func(context.Context, string, string, error) {}, MaxRecords: 100,
 		Organizations: []upstream.Organization{must(upstream.ParseOrganization(simulator.Organization))},
 	}, slog.New(slog.NewTextHandler(w.logged, nil)))
