@@ -189,6 +189,7 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) er
 		Metrics:        metrics.Handler(),
 		MaxCall:        cfg.RequestTimeout,
 		Refused:        metrics.ConnectionRefused,
+		RefusedCall:    chain.Refused,
 		Unseen:         unseen,
 		Limits: server.Limits{
 			Connections: cfg.MaxConnections, Streams: cfg.MaxStreams,

@@ -360,7 +360,9 @@ func (c *rawHTTP2) fields(method, path string, headers ...string) {
 	write(":authority", "localhost")
 	write(":path", path)
 	if method == http.MethodPost {
-		write("content-type", "application/grpc")
+		if !slices.Contains(headers, "content-type") {
+			write("content-type", "application/grpc")
+		}
 		write("te", "trailers")
 	}
 	for i := 0; i < len(headers); i += 2 {

@@ -3,12 +3,14 @@ package gateway
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/utilities"
 	"google.golang.org/grpc"
@@ -50,7 +52,37 @@ func (c completed) Invoke(ctx context.Context, method string, req, resp any, opt
 		from.Refused = err
 		ctx = caller.WithPresented(context.WithoutCancel(ctx), from) // the client may have left in the middle of the body
 	}
+	ctx, cancel := patient(ctx)
+	defer cancel()
 	return c.ClientConnInterface.Invoke(ctx, method, req, resp, opts...)
+}
+
+// patience is how long after a call's deadline its answer is waited for.
+const patience = 100 * time.Millisecond
+
+// patientContext has a deadline that it outlasts.
+type patientContext struct {
+	context.Context
+	deadline time.Time
+}
+
+func (p patientContext) Deadline() (time.Time, bool) { return p.deadline, true }
+
+// patient returns ctx so that the in-process connection waits for the answer a little
+// longer than the deadline. The interceptors keep the deadline, and they alone know
+// whether anything was done before its end.
+func patient(ctx context.Context) (context.Context, context.CancelFunc) {
+	end, ok := ctx.Deadline()
+	if !ok {
+		return ctx, func() {}
+	}
+	longer, cancel := context.WithTimeout(context.WithoutCancel(ctx), max(0, time.Until(end))+patience)
+	stop := context.AfterFunc(ctx, func() {
+		if errors.Is(ctx.Err(), context.Canceled) { // the client has left
+			cancel()
+		}
+	})
+	return patientContext{longer, end}, func() { stop(); cancel() }
 }
 
 // complete reads into a message what of the request grpc-gateway does not read: the

@@ -134,6 +134,9 @@ func (k *call) attempt(ctx context.Context) error {
 	k.record.Event, k.record.Time = audit.EventAttempt, time.Now()
 	k.begun = true
 	if err := k.chain.options.Audit.Attempt(ctx, &k.record); err != nil {
+		if ctx.Err() != nil { // the audit log may be well
+			return k.method.late(err)
+		}
 		e := k.method.refused(teamtokenv1.ErrorReason_ERROR_REASON_AUDIT_UNAVAILABLE)
 		e.Cause = err
 		return e

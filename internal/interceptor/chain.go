@@ -110,8 +110,32 @@ func (c *Chain) Unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, 
 		}
 		return nil, status.Error(codes.Unimplemented, "unknown method")
 	}
-	start := time.Now()
 	ctx, id := named(ctx)
+	return c.run(ctx, id, m, req, handler)
+}
+
+// Refused returns what the caller of a call is told that is refused, because of err, before
+// Unary is called for it. The refusal is counted, logged and audited in the background, with
+// its caller, so Refused does not wait. A call whose deadline is over is told so.
+func (c *Chain) Refused(ctx context.Context, fullMethod string, err error) error {
+	m, ok := c.methods[fullMethod]
+	if !ok {
+		return err
+	}
+	ctx, id := named(context.WithoutCancel(ctx)) // the stream may have ended
+	go func() {
+		ctx, cancel := context.WithTimeout(context.WithValue(ctx, receivedKey{}, &received{err: err}), c.options.Timeout)
+		defer cancel()
+		_, _ = c.run(ctx, id, m, nil, nil)
+	}()
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = m.late(err)
+	}
+	return c.failed(ctx, id, err)
+}
+
+func (c *Chain) run(ctx context.Context, id string, m method, req any, handler grpc.UnaryHandler) (any, error) {
+	start := time.Now()
 	from := presented(ctx)
 	ctx, k := c.begin(ctx, m, from)
 	resp, err := c.guarded(ctx, req, k, from, handler)
@@ -184,6 +208,8 @@ func (c *Chain) guarded(
 			k.madeBy(who)
 		}
 		switch {
+		case errors.Is(message.err, context.DeadlineExceeded):
+			return nil, m.late(message.err)
 		case message.err != nil: // the client has its answer
 			return nil, message.err
 		case from.Refused != nil:
@@ -197,7 +223,11 @@ func (c *Chain) guarded(
 	}
 	ctx, cancel := context.WithDeadline(ctx, deadline(ctx, c.options.Timeout))
 	defer cancel()
+	over := ctx.Err() != nil
 	ctx, who, err := c.identified(ctx, from)
+	if err != nil && !over && ctx.Err() != nil { // there was no time to find out who calls
+		return nil, m.late(err)
+	}
 	if err != nil {
 		e := m.refused(teamtokenv1.ErrorReason_ERROR_REASON_CALLER_UNAUTHENTICATED)
 		if errors.Is(err, caller.ErrUnavailable) {
@@ -207,6 +237,9 @@ func (c *Chain) guarded(
 		return nil, e
 	}
 	k.madeBy(who)
+	if ctx.Err() != nil {
+		return nil, m.late(context.Cause(ctx))
+	}
 	if who.VerifiedBy != caller.Nobody {
 		giveBack, ok := c.shares.take(who.ID)
 		if !ok {
@@ -232,6 +265,9 @@ func (c *Chain) guarded(
 	if m.mutates && repeated(ctx) && !repeatable(req) {
 		return nil, m.refused(teamtokenv1.ErrorReason_ERROR_REASON_RETRY_WITHOUT_REQUEST_ID)
 	}
+	if ctx.Err() != nil {
+		return nil, m.late(context.Cause(ctx))
+	}
 	if err := k.attempt(ctx); err != nil {
 		return nil, err
 	}
@@ -247,6 +283,14 @@ func (m method) outcome(o reason.Outcome) reason.Outcome {
 
 func (m method) refused(r teamtokenv1.ErrorReason) *reason.Error {
 	return &reason.Error{Reason: r, Outcome: m.outcome(reason.NotApplied)}
+}
+
+// late refuses a call whose deadline ended, or whose caller left, before anything was done.
+func (m method) late(cause error) error {
+	e := m.refused(teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_TIMEOUT)
+	e.Message = "The call's deadline ended, or its caller left, before anything was done. Nothing was changed. Call again, with a longer deadline."
+	e.Cause = cause
+	return e
 }
 
 // longHeaders refuses a call whose headers are too long, by itself, since others may
@@ -269,7 +313,7 @@ func deadline(ctx context.Context, limit time.Duration) time.Time {
 	if end, ok := ctx.Deadline(); ok {
 		limit = min(limit, end.Sub(now))
 	}
-	return now.Add(limit - min(margin, limit/10))
+	return now.Add(limit - max(0, min(margin, limit/10))) // limit is negative if end is past
 }
 
 // pushback tells gRPC clients that retry by themselves not to.

@@ -4,6 +4,7 @@ import (
 	"container/list"
 	"context"
 	"crypto/tls"
+	"errors"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -71,10 +72,6 @@ func connectionOf(ctx context.Context) *connection {
 	return nil
 }
 
-// errEvicted answers a call whose connection was closed to make room before the
-// call began.
-var errEvicted = status.Error(codes.Unavailable, "the connection was closed to make room; nothing was done")
-
 // Tracked has the listeners know of calls under way, whose connections are not
 // closed to make room, and of connections that carried an identified call, which
 // are closed last. requestOf returns the context of the REST request that a call is
@@ -89,8 +86,10 @@ func Tracked(next grpc.UnaryServerInterceptor, requestOf func(context.Context) c
 		if conn == nil || strings.HasPrefix(info.FullMethod, "/grpc.") {
 			return next(ctx, req, info, handler)
 		}
-		if !conn.begin() {
-			return nil, errEvicted
+		if !conn.begin() { // the connection was closed before: next refuses the call, whose caller has left
+			ended, end := context.WithCancel(ctx)
+			end()
+			return next(ended, req, info, handler)
 		}
 		identified := false
 		defer func() { conn.end(identified) }()
@@ -252,9 +251,19 @@ func (s *Server) admit(ctx context.Context, call *tap.Info) (context.Context, er
 		conn.fields(n)
 		context.AfterFunc(ctx, func() { conn.fields(-n) })
 	}
+	if !strings.HasPrefix(call.FullMethodName, "/"+o.Service.ServiceName+"/") { // health and reflection
+		if long { // which the interceptors would let pass
+			return nil, errLongHeaders
+		}
+		of := ctx
+		ctx = reaches(ctx, func() { unseen(o.Unseen).call(of, notReached) })
+	} else {
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			return nil, o.RefusedCall(ctx, call.FullMethodName, ctx.Err())
+		}
+		ctx = s.reachesService(ctx, call.FullMethodName)
+	}
 	switch {
-	case long && !strings.HasPrefix(call.FullMethodName, "/"+o.Service.ServiceName+"/"):
-		return nil, errLongHeaders // health and reflection, which the interceptors would let pass
 	case strings.HasPrefix(call.FullMethodName, "/grpc.health.v1.Health/Watch"):
 		return s.watches.begin(ctx, conn, o.Limits.ConnectionAge, errWatchedLong)
 	case strings.HasPrefix(call.FullMethodName, "/grpc.reflection."):
@@ -263,11 +272,33 @@ func (s *Server) admit(ctx context.Context, call *tap.Info) (context.Context, er
 	if long {
 		ctx = caller.WithLongHeaders(ctx)
 	}
-	ctx = unseen(o.Unseen).reaches(ctx)
 	timed, cancel := context.WithTimeout(ctx, o.MaxCall+o.Limits.ReadTimeout) //nolint:gosec // ctx ends with the stream, and this with it
 	_ = cancel
 	return timed, nil
 }
+
+// reachesService has the call be audited if it does not reach its method: grpc-go answers
+// it, or its deadline ends.
+func (s *Server) reachesService(of context.Context, method string) context.Context {
+	late := func() bool { return errors.Is(of.Err(), context.DeadlineExceeded) }
+	ctx := reaches(of, func() {
+		err := errUnknownEncoding
+		if late() {
+			err = of.Err()
+		}
+		_ = s.options.RefusedCall(of, method, err)
+	})
+	context.AfterFunc(ctx, func() {
+		if call, ok := ctx.Value(reachedKey{}).(*stream); ok && late() {
+			call.refuse()
+		}
+	})
+	return ctx
+}
+
+// errUnknownEncoding is what grpc-go answers to a call whose message is compressed in a way
+// that it does not know.
+var errUnknownEncoding = status.Error(codes.Unimplemented, "the encoding of the message is unknown")
 
 var errLongHeaders = status.Error(codes.ResourceExhausted, "The headers of the call are too long. Nothing was changed. Call again with less metadata.")
 
@@ -330,6 +361,7 @@ func stateOf(c net.Conn, state http.ConnState) {
 	case http.StateIdle:
 		conn.shaken()
 		conn.quiet()
+		conn.wrote.Store(false)
 	}
 }
 
