@@ -144,10 +144,14 @@ type watch struct {
 	at   *list.Element // nil once it has ended
 }
 
-// begin registers a stream and returns its context, which ends with late after limit,
-// or when the stream is evicted. It returns an error if there is no room.
-func (w *watches) begin(ctx context.Context, conn *connection, limit time.Duration, late error) (context.Context, error) {
-	ctx, end := context.WithCancelCause(ctx)
+type watchKey struct{}
+
+// begin registers a stream and returns its context. A context in it ends with late after
+// limit, or when the stream is evicted, and ending ends the stream then: were the stream's
+// own context to end, grpc-go would answer CANCELED by itself. begin returns an error if
+// there is no room.
+func (w *watches) begin(of context.Context, conn *connection, limit time.Duration, late error) (context.Context, error) {
+	ctx, end := context.WithCancelCause(of)
 	timer := time.AfterFunc(limit, func() { end(late) })
 	one := &watch{conn: conn, end: end}
 	if err := w.enter(one); err != nil {
@@ -161,7 +165,7 @@ func (w *watches) begin(ctx context.Context, conn *connection, limit time.Durati
 		defer w.mu.Unlock()
 		w.leave(one)
 	})
-	return ctx, nil
+	return context.WithValue(of, watchKey{}, ctx), nil
 }
 
 func (w *watches) enter(one *watch) error {
@@ -218,17 +222,46 @@ func (w *watches) stop() {
 	}
 }
 
-// ending returns to the client of a health or reflection stream why the stream ended.
+// ending ends a health or reflection stream when its watch does, and returns to its client why.
 func ending(next grpc.StreamServerInterceptor) grpc.StreamServerInterceptor {
 	return func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-		err := next(srv, ss, info, handler)
-		if why, ok := context.Cause(ss.Context()).(interface { //nolint:errorlint // one of the errors above, as it is
+		ended, ok := ss.Context().Value(watchKey{}).(context.Context)
+		if !ok {
+			return next(srv, ss, info, handler)
+		}
+		ctx, cancel := context.WithCancel(ss.Context())
+		defer cancel()
+		defer context.AfterFunc(ended, cancel)()
+		err := next(srv, watched{ss, ctx, ended}, info, handler)
+		if why, ok := context.Cause(ended).(interface { //nolint:errorlint // one of the errors above, as it is
 			error
 			GRPCStatus() *status.Status
 		}); ok {
 			return why
 		}
 		return err
+	}
+}
+
+// watched is a stream whose handler waits no longer than its watch lasts.
+type watched struct {
+	grpc.ServerStream
+
+	ctx, ended context.Context //nolint:containedctx // ctx is what the stream's own is replaced by
+}
+
+func (w watched) Context() context.Context { return w.ctx }
+
+// RecvMsg waits in a goroutine of its own, which ends with the stream, soon after the
+// handler returns.
+func (w watched) RecvMsg(m any) error {
+	received := make(chan error, 1)
+	go func() { received <- w.ServerStream.RecvMsg(m) }()
+	select {
+	case err := <-received:
+		return err
+	case <-w.ended.Done():
+		return context.Cause(w.ended)
 	}
 }
 
