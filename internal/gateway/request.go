@@ -63,7 +63,8 @@ const patience = 100 * time.Millisecond
 
 // patientContext has a deadline that it outlasts.
 type patientContext struct {
-	context.Context
+	context.Context //nolint:containedctx // it is a context
+
 	deadline time.Time
 }
 
