@@ -129,7 +129,7 @@ func (c *Chain) Refused(ctx context.Context, fullMethod string, err error) error
 		_, _ = c.run(ctx, id, m, nil, nil)
 	}()
 	if errors.Is(err, context.DeadlineExceeded) {
-		err = m.late(err)
+		return c.failed(ctx, id, m.late(err))
 	}
 	return c.failed(ctx, id, err)
 }
