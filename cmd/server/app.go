@@ -209,7 +209,7 @@ func (a *app) buildServer(context.Context) error {
 		Service: interceptor.WrapServiceDesc(teamtokenv1.TeamTokenService_ServiceDesc), Implementation: a.service,
 		REST: a.rest, Metrics: a.metrics.Handler(), Readiness: a.readiness,
 		MaxCall: a.cfg.RequestTimeout, Limits: limits(a.cfg),
-		Refused: a.metrics.ConnectionRefused, Unseen: a.unseen,
+		Refused: a.metrics.ConnectionRefused, RefusedCall: a.chain.Refused, Unseen: a.unseen,
 		Reflection: a.cfg.Reflection, Pprof: a.cfg.Pprof, Log: a.log, Delay: a.cfg.ShutdownDelay,
 		Stopping: a.chain.Stop, Ending: a.engine.AbortWaiting, Drain: a.engine.Drain,
 	})

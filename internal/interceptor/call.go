@@ -102,6 +102,9 @@ func (k *call) decide(team string) (decision string, err error) {
 // it may not be.
 func (k *call) logAttempt(ctx context.Context) error {
 	if err := k.trail.Attempt(ctx); err != nil {
+		if ctx.Err() != nil { // the audit log may be well
+			return k.method.tooLate(err)
+		}
 		e := k.method.newError(teamtokenv1.ErrorReason_ERROR_REASON_AUDIT_UNAVAILABLE)
 		e.Cause = err
 		return e

@@ -110,8 +110,32 @@ func (c *Chain) Unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, 
 		}
 		return nil, status.Error(codes.Unimplemented, "unknown method")
 	}
+	return c.run(ctx, requestIDOf(ctx), m, req, handler)
+}
+
+// Refused returns what the caller of a call is told that is refused, because of err, before
+// Unary is called for it. The refusal is counted, logged and audited in the background, with
+// its caller, so Refused does not wait. A call whose deadline is over is told so.
+func (c *Chain) Refused(ctx context.Context, fullMethod string, err error) error {
+	m, ok := c.methods[fullMethod]
+	if !ok {
+		return err
+	}
+	ctx, id := context.WithoutCancel(ctx), requestIDOf(ctx) // the stream may have ended
+	go func() {
+		ctx, cancel := context.WithTimeout(context.WithValue(ctx, receivedKey{}, &received{err: err}), c.options.Timeout)
+		defer cancel()
+		_, _ = c.run(ctx, id, m, nil, nil)
+	}()
+	if errors.Is(err, context.DeadlineExceeded) {
+		return c.withRequestInfo(ctx, id, m.tooLate(err))
+	}
+	return c.withRequestInfo(ctx, id, err)
+}
+
+// run passes a call through the chain.
+func (c *Chain) run(ctx context.Context, id string, m method, req any, handler grpc.UnaryHandler) (any, error) {
 	start := time.Now()
-	id := requestIDOf(ctx)
 	from := credentialsOf(ctx)
 	ctx, k := c.newCall(ctx, m, id, from)
 	resp, err := c.handle(ctx, req, k, from, handler)
@@ -181,6 +205,8 @@ func (c *Chain) handle(
 			k.setCaller(who)
 		}
 		switch {
+		case errors.Is(message.err, context.DeadlineExceeded):
+			return nil, m.tooLate(message.err)
 		case message.err != nil: // the client has its answer
 			return nil, message.err
 		case from.Refused != nil:
@@ -194,7 +220,11 @@ func (c *Chain) handle(
 	}
 	ctx, cancel := context.WithDeadline(ctx, deadline(ctx, c.options.Timeout))
 	defer cancel()
+	over := ctx.Err() != nil
 	who, err := c.authenticate(ctx, k, from)
+	if err != nil && !over && ctx.Err() != nil { // there was no time to find out who calls
+		return nil, m.tooLate(err)
+	}
 	if err != nil {
 		e := m.newError(teamtokenv1.ErrorReason_ERROR_REASON_CALLER_UNAUTHENTICATED)
 		if errors.Is(err, caller.ErrUnavailable) {
@@ -204,6 +234,9 @@ func (c *Chain) handle(
 		return nil, e
 	}
 	k.setCaller(who)
+	if ctx.Err() != nil {
+		return nil, m.tooLate(context.Cause(ctx))
+	}
 	if who.VerifiedBy != caller.Nobody {
 		release, ok := c.slots.tryAcquire(who.ID)
 		if !ok {
@@ -228,6 +261,9 @@ func (c *Chain) handle(
 	if m.mutates && isProxyRetry(ctx) && !isIdempotent(req) {
 		return nil, m.newError(teamtokenv1.ErrorReason_ERROR_REASON_RETRY_WITHOUT_REQUEST_ID)
 	}
+	if ctx.Err() != nil {
+		return nil, m.tooLate(context.Cause(ctx))
+	}
 	if err := k.logAttempt(ctx); err != nil {
 		return nil, err
 	}
@@ -243,6 +279,14 @@ func (m method) outcome(o reason.Outcome) reason.Outcome {
 
 func (m method) newError(r teamtokenv1.ErrorReason) *reason.Error {
 	return &reason.Error{Reason: r, Outcome: m.outcome(reason.NotApplied)}
+}
+
+// tooLate refuses a call whose deadline ended, or whose caller left, before anything was done.
+func (m method) tooLate(cause error) error {
+	e := m.newError(teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_TIMEOUT)
+	e.Message = "The call's deadline ended, or its caller left, before anything was done. Nothing was changed. Call again, with a longer deadline."
+	e.Cause = cause
+	return e
 }
 
 // longHeaders refuses a call whose headers are too long, by itself, since others may
@@ -265,7 +309,7 @@ func deadline(ctx context.Context, limit time.Duration) time.Time {
 	if end, ok := ctx.Deadline(); ok {
 		limit = min(limit, end.Sub(now))
 	}
-	return now.Add(limit - min(deadlineMargin, limit/10))
+	return now.Add(limit - max(0, min(deadlineMargin, limit/10))) // limit is negative if end is past
 }
 
 // noRetry tells gRPC clients that retry by themselves not to.

@@ -630,3 +630,78 @@ func TestStopEndsStreams(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// blockingOutput takes nothing until it is released.
+type blockingOutput struct {
+	lines
+
+	release chan struct{}
+}
+
+func (b *blockingOutput) Write(p []byte) (int, error) {
+	<-b.release
+	return b.lines.Write(p)
+}
+
+// A call whose deadline ends, or whose caller leaves, before its attempt is written is told
+// that, and not that the audit log, its caller's share or anything else has failed.
+func TestTooLateForAnything(t *testing.T) {
+	for name, stage := range map[string]struct {
+		blocked bool // the audit log is
+		context func(context.Context) (context.Context, context.CancelFunc)
+		event   string
+	}{
+		"on arrival": {false, func(ctx context.Context) (context.Context, context.CancelFunc) {
+			return context.WithDeadline(ctx, time.Now().Add(-time.Second))
+		}, audit.EventRefusal},
+		"its caller has left": {false, func(ctx context.Context) (context.Context, context.CancelFunc) {
+			ctx, cancel := context.WithCancel(ctx)
+			cancel()
+			return ctx, cancel
+		}, audit.EventRefusal},
+		"while its attempt is written": {true, func(ctx context.Context) (context.Context, context.CancelFunc) {
+			return context.WithTimeout(ctx, 50*time.Millisecond)
+		}, audit.EventRefusal},
+	} {
+		for method := range methods {
+			t.Run(name+"/"+method, func(t *testing.T) {
+				out := &blockingOutput{release: make(chan struct{})}
+				if !stage.blocked {
+					close(out.release)
+				}
+				var log lines
+				book, err := audit.Open(audit.Options{Destination: "-", Stdout: out, Stderr: &log, Working: func(ok bool, err error) {
+					if !ok {
+						t.Errorf("the audit log is said to fail: %v", err)
+					}
+				}})
+				if err != nil {
+					t.Fatal(err)
+				}
+				chain := interceptor.New(descriptor, interceptor.Options{
+					Log: telemetry.NewLogger(&log, -4, false), Metrics: metrics(t), Audit: book, Timeout: timeout,
+				})
+				ctx, cancel := stage.context(t.Context())
+				defer cancel()
+				if stage.blocked {
+					time.AfterFunc(500*time.Millisecond, func() { close(out.release) })
+				}
+				_, err = chain.Unary(ctx, &emptypb.Empty{}, &grpc.UnaryServerInfo{FullMethod: fullName(method)}, func(context.Context, any) (any, error) {
+					t.Error("it was carried out")
+					return nil, nil
+				})
+				answer{status: status.Convert(err)}.is(t, codes.DeadlineExceeded, "UPSTREAM_TIMEOUT", outcome(method, reason.NotApplied))
+				if text := status.Convert(err).Message(); !strings.Contains(text, "Nothing was changed") {
+					t.Error(text)
+				}
+				if err := book.Close(); err != nil {
+					t.Error(err)
+				}
+				text := out.String()
+				if last := text[strings.LastIndex(strings.TrimSpace(text), "\n")+1:]; !strings.Contains(last, `"event":"`+stage.event+`"`) || !strings.Contains(last, `"code":"DeadlineExceeded"`) {
+					t.Errorf("the audit ends with %s", last)
+				}
+			})
+		}
+	}
+}

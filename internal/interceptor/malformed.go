@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -18,7 +19,7 @@ type receivedKey struct{}
 // received is what became of a call's message before the interceptors ran.
 type received struct {
 	malformed bool  // the message is not a protobuf message of its type
-	err       error // grpc-go could not read the message, and has told the client so
+	err       error // grpc-go could not read the message, and has told the client so, or had no time to
 }
 
 // receivedFrom returns what became of the message of ctx's call. A call that
@@ -47,8 +48,11 @@ func WrapServiceDesc(desc grpc.ServiceDesc) *grpc.ServiceDesc {
 				return m.Handler(srv, context.WithValue(ctx, receivedKey{}, got), func(v any) error {
 					tolerant := tolerant{into: v}
 					err := decode(&tolerant)
-					if status.Code(err) == codes.Canceled {
-						return err
+					if code := status.Code(err); code == codes.Canceled || code == codes.DeadlineExceeded {
+						if end, ok := ctx.Deadline(); !ok || time.Now().Before(end) {
+							return err
+						}
+						err = context.DeadlineExceeded // grpc-go resets the stream then, and calls that canceled
 					}
 					if errors.Is(err, io.ErrUnexpectedEOF) { // as grpc-go has told it
 						err = status.Error(codes.Internal, err.Error())

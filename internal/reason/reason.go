@@ -200,6 +200,7 @@ type Error struct {
 	Reason     teamtokenv1.ErrorReason
 	Outcome    Outcome
 	RetryAfter time.Duration // how long to wait before a retry; 0 says nothing
+	Message    string        // what the caller reads; empty for the reason's own text
 	Violations []Violation
 	Cause      error // for the log, never for the caller
 }
@@ -223,6 +224,9 @@ func (e *Error) GRPCStatus() *status.Status {
 	r, ok := table[e.Reason]
 	if !ok {
 		r = table[teamtokenv1.ErrorReason_ERROR_REASON_INTERNAL]
+	}
+	if e.Message != "" {
+		r.text = e.Message
 	}
 	info := &errdetails.ErrorInfo{Domain: domain, Reason: Name(e.Reason)}
 	if e.Outcome != "" {

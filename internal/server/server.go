@@ -60,6 +60,10 @@ type Options struct {
 	Limits  Limits
 	// Refused is called for each connection that is closed since there are too many.
 	Refused func()
+	// RefusedCall is told of a call of Service that is refused before Unary is called for it,
+	// with what grpc-go answers or context.DeadlineExceeded, and returns what the caller is to
+	// be told. It must not block.
+	RefusedCall func(ctx context.Context, fullMethod string, err error) error
 	// Unseen is told of each call and request that is refused before any of the above is
 	// called for it, and that names no method. It is to log at a bounded rate.
 	Unseen     func(message string, attrs ...slog.Attr)
@@ -182,7 +186,7 @@ func New(o Options) (*Server, error) {
 	s.grpc.RegisterService(marked(*o.Service), o.Implementation)
 	s.grpc.RegisterService(marked(grpc_health_v1.Health_ServiceDesc), o.Readiness.health)
 	if o.Reflection {
-		reflection.Register(s.grpc)
+		reflection.Register(registrar{s.grpc})
 	}
 	s.methods = methodsOf(s.grpc)
 	s.http = s.newHTTP(s.tracked(o.REST), o.MaxCall+o.Limits.ReadTimeout)
