@@ -126,9 +126,11 @@ func (w *world) engineOf(u mutation.Upstream, store state.Store) *mutation.Engin
 var team = must(upstream.ParseTeamID(simulator.SeedTeam))
 
 func generating() mutation.Operation { return mutation.Operation{Kind: mutation.Generate, Team: team} }
+
 func creating() mutation.Operation {
 	return mutation.Operation{Kind: mutation.Create, Team: team, Description: "ci"}
 }
+
 func deleting() mutation.Operation { return mutation.Operation{Kind: mutation.Delete, Team: team} }
 
 // key is the idempotency key of a request; "" is none.
