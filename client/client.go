@@ -102,11 +102,14 @@ func (b bearer) GetRequestMetadata(ctx context.Context, _ ...string) (map[string
 
 func (bearer) RequireTransportSecurity() bool { return true }
 
-// GenerateToken makes the team's token, which revokes the one before. A request
-// without a request_id is given one, which stays in it: the same request made again is
-// the same call, and is answered with the same token.
+// GenerateToken makes the team's token, which revokes the one before. Each call without
+// a request_id makes a token of its own, and is sent under a request_id of its own. A
+// caller that wants to call again after an error gives the request one, and the same
+// again: that is the same call, and is answered with the same token. The request is not
+// changed.
 func (c *Client) GenerateToken(ctx context.Context, req *teamtokenv1.GenerateTokenRequest) (*teamtokenv1.TeamToken, Secret, error) {
 	if req.GetRequestId() == "" {
+		req = proto.CloneOf(req)
 		req.RequestId = rand.Text()
 	}
 	resp, err := call(ctx, c, c.rpc.GenerateToken, req, true)
@@ -116,6 +119,7 @@ func (c *Client) GenerateToken(ctx context.Context, req *teamtokenv1.GenerateTok
 // CreateNamedToken makes one more token of the team, as GenerateToken does.
 func (c *Client) CreateNamedToken(ctx context.Context, req *teamtokenv1.CreateNamedTokenRequest) (*teamtokenv1.TeamToken, Secret, error) {
 	if req.GetRequestId() == "" {
+		req = proto.CloneOf(req)
 		req.RequestId = rand.Text()
 	}
 	resp, err := call(ctx, c, c.rpc.CreateNamedToken, req, true)

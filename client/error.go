@@ -1,6 +1,7 @@
 package client
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"time"
@@ -56,6 +57,18 @@ func (e *Error) Error() string {
 
 // GRPCStatus is the status as it came.
 func (e *Error) GRPCStatus() *status.Status { return e.status }
+
+// Unwrap has errors.Is find the context's own error, if the call was cancelled or its time is over.
+func (e *Error) Unwrap() error {
+	switch e.Code { //nolint:exhaustive // no other code is an error of the context
+	case codes.Canceled:
+		return context.Canceled
+	case codes.DeadlineExceeded:
+		return context.DeadlineExceeded
+	default:
+		return nil
+	}
+}
 
 func outcomeName(o teamtokenv1.Outcome) string {
 	if o == teamtokenv1.Outcome_OUTCOME_UNSPECIFIED {
