@@ -295,20 +295,20 @@ func TestHelpAndVersion(t *testing.T) {
 func TestManual(t *testing.T) {
 	const manual = "../../docs/configuration.md"
 	if *update {
-		if err := os.WriteFile(manual, []byte(config.Manual()), 0o644); err != nil {
+		if err := os.WriteFile(manual, []byte(manualText()), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
 	have, err := os.ReadFile(manual)
-	if err != nil || string(have) != config.Manual() {
+	if err != nil || string(have) != manualText() {
 		t.Errorf("docs/configuration.md is not what the settings are: run go test ./internal/config -update (%v)", err)
 	}
-	path, env := file(t, config.Example), map[string]string{}
+	path, env := file(t, example), map[string]string{}
 	byFile, _, err := load([]string{"--config", path}, nil)
 	if err != nil || byFile.RequestTimeout != 20*time.Second {
 		t.Fatalf("the manual's example: %+v, %v", byFile, err)
 	}
-	for line := range strings.Lines(config.Environment) {
+	for line := range strings.Lines(environment) {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), "=")
 		env[name] = value
 	}
