@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/teamtoken/teamtoken/internal/jsonapi"
 	"github.com/teamtoken/teamtoken/internal/secret"
 )
 
@@ -61,11 +62,8 @@ type team struct {
 	named  map[string]*token // by description
 }
 
-// A party is whoever may hold a token, in the form of a JSON:API reference.
-type party struct {
-	ID   string `json:"id"`
-	Type string `json:"type"` // users, teams or organizations
-}
+// A party is whoever may hold a token: a user, a team or an organization.
+type party = jsonapi.Identifier
 
 type token struct {
 	id          string
@@ -95,10 +93,10 @@ func newOrganization(now time.Time, more int) *organization {
 		o.teams[id] = &team{Team: Team{id, fmt.Sprintf("another-%d", i)}, named: map[string]*token{}}
 	}
 	owners := &team{Team: Team{"team-6p5jTwJQXwqZBncC", "owners"}}
-	user := party{"user-62goNpx1ThQf689e", "users"} // the vendor's sample's
-	self := party{Organization, "organizations"}
+	user := party{ID: "user-62goNpx1ThQf689e", Type: jsonapi.Users} // the vendor's sample's
+	self := party{ID: Organization, Type: jsonapi.Organizations}
 
-	o.owners = &token{holder: party{owners.ID, "teams"}, createdBy: user, team: owners}
+	o.owners = &token{holder: party{ID: owners.ID, Type: jsonapi.Teams}, createdBy: user, team: owners}
 	o.user = &token{holder: user, createdBy: user}
 	o.self = &token{holder: self, createdBy: user}
 	owners.legacy = o.owners
@@ -122,7 +120,7 @@ func (o *organization) issue(t *token, now time.Time) {
 // team's legacy token, which is revoked.
 func (o *organization) mint(of *team, by *token, description *string, expiredAt *time.Time, now time.Time) *token {
 	t := &token{
-		holder:      party{of.ID, "teams"},
+		holder:      party{ID: of.ID, Type: jsonapi.Teams},
 		createdBy:   by.holder,
 		team:        of,
 		description: description,

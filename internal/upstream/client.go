@@ -22,6 +22,7 @@ import (
 	"github.com/sony/gobreaker/v2"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/teamtoken/teamtoken/internal/jsonapi"
 	"github.com/teamtoken/teamtoken/internal/requestid"
 	"github.com/teamtoken/teamtoken/internal/secret"
 )
@@ -570,10 +571,10 @@ func (c *Client) httpRequest(ctx context.Context, r request, credential secret.T
 		// Lets the transport begin again on a new connection where the old one
 		// turns out dead before a byte was written, and only there.
 		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(r.body)), nil }
-		req.Header["Content-Type"] = []string{mediaType}
+		req.Header["Content-Type"] = []string{jsonapi.MediaType}
 	}
 	req.Header["Authorization"] = []string{"Bearer " + credential.Reveal()}
-	req.Header["Accept"] = []string{mediaType}
+	req.Header["Accept"] = []string{jsonapi.MediaType}
 	req.Header["Accept-Encoding"] = []string{"identity"} // see plain for those who compress all the same
 	req.Header["User-Agent"] = []string{c.options.UserAgent}
 	if id := requestid.FromContext(ctx); id != "" {
