@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"net/url"
@@ -9,6 +10,10 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/go-jose/go-jose/v4"
+
+	"github.com/teamtoken/teamtoken/internal/authn"
 )
 
 // What Mesh can be.
@@ -23,11 +28,6 @@ func (c *Config) MutualTLS() bool { return c.TLSClientCAFile != "" || c.SPIFFESo
 
 // identifies reports whether there is a way to know who calls.
 func (c *Config) identifies() bool { return c.MutualTLS() || c.JWTIssuer != "" || c.Mesh != NoMesh }
-
-// asymmetric are the algorithms of JWTs by which nobody who checks one could make one.
-var asymmetric = []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
-
-const maxLeeway = time.Minute
 
 func (c *Config) checkCallers(refuse func(bool, string, ...any)) {
 	jwt := c.JWTIssuer != ""
@@ -48,17 +48,18 @@ func (c *Config) checkCallers(refuse func(bool, string, ...any)) {
 		"TEAMTOKEN_JWT_ISSUER (--jwt-issuer) needs TEAMTOKEN_JWT_AUDIENCE (--jwt-audience): a JWT that is meant for somebody else must not be taken")
 	refuse(jwt && c.JWTKeysFile == "" && !validIssuer(c.JWTIssuer),
 		"TEAMTOKEN_JWT_ISSUER (--jwt-issuer) must be https://HOST and maybe a path, since it is asked for its keys (http is for loopback hosts only); or set TEAMTOKEN_JWT_KEYS_FILE (--jwt-keys-file)")
-	refuse(jwt && c.JWTKeysFile != "" && !plainText(c.JWTIssuer),
+	refuse(jwt && c.JWTKeysFile != "" && !authn.ValidIssuer(c.JWTIssuer),
 		"TEAMTOKEN_JWT_ISSUER (--jwt-issuer) must be printable ASCII, without blanks and #: a caller is ISSUER#SUBJECT")
 	refuse(c.JWTKeysFile != "" && (c.JWTIssuerCAFile != "" || c.JWTIssuerTokenFile != ""),
 		"TEAMTOKEN_JWT_KEYS_FILE (--jwt-keys-file) has the keys, so that the issuer is not asked: leave out TEAMTOKEN_JWT_ISSUER_CA_FILE and TEAMTOKEN_JWT_ISSUER_TOKEN_FILE")
-	refuse(len(c.JWTAlgorithms) == 0, "TEAMTOKEN_JWT_ALGORITHMS (--jwt-algorithms) must name one or more of %s", strings.Join(asymmetric, ", "))
+	algorithms := strings.Trim(fmt.Sprint(authn.Algorithms), "[]")
+	refuse(len(c.JWTAlgorithms) == 0, "TEAMTOKEN_JWT_ALGORITHMS (--jwt-algorithms) must name one or more of %s", algorithms)
 	for _, name := range c.JWTAlgorithms {
-		refuse(!slices.Contains(asymmetric, name),
-			"TEAMTOKEN_JWT_ALGORITHMS (--jwt-algorithms) has %q: it may have %s", name, strings.Join(asymmetric, ", "))
+		refuse(!slices.Contains(authn.Algorithms, jose.SignatureAlgorithm(name)),
+			"TEAMTOKEN_JWT_ALGORITHMS (--jwt-algorithms) has %q: it may have %s", name, algorithms)
 	}
-	refuse(c.JWTLeeway < 0 || c.JWTLeeway > maxLeeway,
-		"TEAMTOKEN_JWT_LEEWAY (--jwt-leeway) is %v: it must be from 0s to %v", c.JWTLeeway, maxLeeway)
+	refuse(c.JWTLeeway < 0 || c.JWTLeeway > authn.MaxLeeway,
+		"TEAMTOKEN_JWT_LEEWAY (--jwt-leeway) is %v: it must be from 0s to %v", c.JWTLeeway, authn.MaxLeeway)
 
 	refuse(c.Mesh != NoMesh && c.Mesh != Envoy && c.Mesh != Linkerd,
 		"TEAMTOKEN_MESH (--mesh) is %q: it must be none, envoy or linkerd", c.Mesh)
@@ -140,15 +141,10 @@ func (c *Config) checkLimits(refuse func(bool, string, ...any)) {
 // validIssuer reports whether an issuer can be asked for its keys.
 func validIssuer(issuer string) bool {
 	u, err := url.Parse(issuer)
-	if err != nil || !plainText(issuer) || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
+	if err != nil || !authn.ValidIssuer(issuer) || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
 		return false
 	}
 	return u.Scheme == "https" || u.Scheme == "http" && loopback(u.Hostname())
-}
-
-// plainText reports whether an issuer can stand before the `#` of a caller's id.
-func plainText(issuer string) bool {
-	return !strings.ContainsFunc(issuer, func(c rune) bool { return c <= ' ' || c > '~' || c == '#' })
 }
 
 // Clear is a listener that takes JWTs or callers' credentials without TLS, on an

@@ -184,26 +184,13 @@ func decodeNewToken(body []byte) (Token, secret.Text, error) {
 	if err != nil {
 		return Token{}, secret.Text{}, err
 	}
-	if !usable(s) {
+	if !secret.IsWord(s.Reveal()) || len(s.Reveal()) > maxSecretLength {
 		return Token{}, secret.Text{}, errNoSecret
 	}
 	return t, s, nil
 }
 
 const maxSecretLength = 4096
-
-func usable(s secret.Text) bool {
-	v := s.Reveal()
-	for i := range len(v) {
-		if v[i] <= ' ' || v[i] > '~' {
-			return false
-		}
-	}
-	return v != "" && len(v) <= maxSecretLength
-}
-
-// timeFormat is how the API writes times: UTC, to the millisecond.
-const timeFormat = "2006-01-02T15:04:05.000Z"
 
 // encodeRequest is the body that asks for a token: the vendor's clients send the
 // same, and some servers refuse an empty one. A nil description asks for the
@@ -214,7 +201,7 @@ func encodeRequest(description *string, expiredAt time.Time) []byte {
 	}
 	type attributes struct {
 		Description *string `json:"description,omitempty"`
-		ExpiredAt   string  `json:"expired-at,omitempty"`
+		ExpiredAt   *string `json:"expired-at,omitempty"`
 	}
 	var doc struct {
 		Data struct {
@@ -225,7 +212,7 @@ func encodeRequest(description *string, expiredAt time.Time) []byte {
 	doc.Data.Type = jsonapi.Tokens
 	doc.Data.Attributes.Description = description
 	if !expiredAt.IsZero() {
-		doc.Data.Attributes.ExpiredAt = expiredAt.UTC().Format(timeFormat)
+		doc.Data.Attributes.ExpiredAt = jsonapi.Date(expiredAt.Truncate(time.Millisecond))
 	}
 	b, _ := json.Marshal(doc) // strings alone
 	return b
