@@ -20,9 +20,9 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
-	"testing/fstest"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -103,7 +103,17 @@ func (i *image) platform(p *v1.Platform, file string) (v1.Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	content, err := i.tar(fstest.MapFS{program[1:]: {Data: binary, Mode: 0o755}, roots[1:]: {Data: authorities()}})
+	root, err := os.MkdirTemp("", "image-")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = os.RemoveAll(root) }()
+	err = errors.Join(os.MkdirAll(root+path.Dir(roots), 0o700),
+		os.WriteFile(root+program, binary, 0o700), os.WriteFile(root+roots, authorities(), 0o600)) //nolint:gosec // it is to be run
+	if err != nil {
+		return nil, err
+	}
+	content, err := i.tar(os.DirFS(root))
 	if err != nil {
 		return nil, err
 	}
@@ -184,7 +194,7 @@ func authorities() []byte {
 }
 
 // tar is an archive of files and the directories above them, in the order of their
-// names, all of root's. Of their modes it has who may run them, and no more.
+// names, all of root's. All may read them, and run what can be run.
 func (i *image) tar(files fs.FS) ([]byte, error) {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
@@ -204,7 +214,10 @@ func (i *image) tar(files fs.FS) ([]byte, error) {
 		if err != nil {
 			return err
 		}
-		h.Typeflag, h.Name, h.Mode, h.Size = tar.TypeReg, name, 0o644|int64(info.Mode()&0o111), int64(len(content))
+		h.Typeflag, h.Name, h.Mode, h.Size = tar.TypeReg, name, 0o644, int64(len(content))
+		if info.Mode()&0o100 != 0 {
+			h.Mode = 0o755
+		}
 		if err := w.WriteHeader(h); err != nil {
 			return err
 		}
