@@ -60,7 +60,7 @@ func (e *Error) GRPCStatus() *status.Status { return e.status }
 
 // Unwrap has errors.Is find the context's own error, if the call was cancelled or its time is over.
 func (e *Error) Unwrap() error {
-	switch e.Code { //nolint:exhaustive // no other code is an error of the context
+	switch e.Code {
 	case codes.Canceled:
 		return context.Canceled
 	case codes.DeadlineExceeded:

@@ -83,7 +83,7 @@ func (i *image) write(out string, programs []string) error {
 		}
 		all = mutate.AppendManifests(all, mutate.IndexAddendum{Add: img, Descriptor: v1.Descriptor{Platform: p}})
 	}
-	archive, err := i.archive(mutate.Annotations(all, i.labels()).(v1.ImageIndex)) //nolint:forcetypeassert,errcheck // it is what it was
+	archive, err := i.archive(mutate.Annotations(all, i.labels()).(v1.ImageIndex))
 	if err != nil {
 		return err
 	}
@@ -140,7 +140,7 @@ func (i *image) platform(p *v1.Platform, file string) (v1.Image, error) {
 	}
 	packed, err := layer.Size()
 	fmt.Printf("%s: the program %s, unpacked %s, packed %s\n", p, size(len(binary)), size(len(content)), size(int(packed)))
-	return mutate.Annotations(img, i.labels()).(v1.Image), err //nolint:forcetypeassert,errcheck // it is what it was
+	return mutate.Annotations(img, i.labels()).(v1.Image), err
 }
 
 // archive is an image layout with one index in it.
