@@ -80,6 +80,8 @@ test-clients: ## Build, install and play through the clients of every language, 
 generate-clients: ## Make what is generated of clients/ from proto/; needs what clients/python/workshop.txt and npm ci install
 	$(BUF) generate --template clients/python/buf.gen.yaml
 	$(BUF) generate --template clients/typescript/buf.gen.yaml
+	cp client/service_config.json clients/python/src/teamtoken/
+	(printf 'export const serviceConfig = '; cat client/service_config.json) >clients/typescript/src/gen/service_config.ts
 
 test-long: ## Run the attacks at full size against the shipped limits, h2spec, and 500 calls of each fault, for half an hour
 	TEAMTOKEN_LONG=1 go test -timeout 60m -v -run 'TestAbuse|TestH2Spec|TestFaultMatrix' ./internal/e2e

@@ -2,12 +2,14 @@ package client_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -141,6 +143,57 @@ func TestContextErrors(t *testing.T) {
 			if errors.Is(err, is) != (is == test.want) {
 				t.Errorf("%v: errors.Is of %v is %v", err, is, errors.Is(err, is))
 			}
+		}
+	}
+}
+
+// The clients of all languages have one service config. Java's is written in Java, which
+// has no parser of JSON at hand.
+func TestServiceConfig(t *testing.T) {
+	read := func(name string) string {
+		t.Helper()
+		content, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(content)
+	}
+	want := read("service_config.json")
+	for name, before := range map[string]string{
+		"../clients/python/src/teamtoken/service_config.json": "",
+		"../clients/typescript/src/gen/service_config.ts":     "export const serviceConfig = ",
+	} {
+		if read(name) != before+want {
+			t.Errorf("%s is another one: make generate-clients", name)
+		}
+	}
+	var config struct {
+		MethodConfig []struct {
+			Name        []struct{ Method string }
+			RetryPolicy map[string]any
+		}
+	}
+	if err := json.Unmarshal([]byte(want), &config); err != nil || len(config.MethodConfig) != 1 {
+		t.Fatal(err)
+	}
+	java := strings.Join(strings.Fields(read("../clients/java/src/main/java/com/github/teamtoken/TeamTokenClient.java")), " ")
+	var methods []string
+	for _, n := range config.MethodConfig[0].Name {
+		methods = append(methods, fmt.Sprintf("%q", n.Method))
+	}
+	if !strings.Contains(java, "REPEATED = List.of("+strings.Join(methods, ", ")+")") {
+		t.Errorf("the Java client repeats other methods than %q", methods)
+	}
+	for name, value := range config.MethodConfig[0].RetryPolicy {
+		said := fmt.Sprintf("%q, %#v", name, value)
+		switch v := value.(type) {
+		case float64:
+			said = fmt.Sprintf("%q, %.1f", name, v)
+		case []any:
+			said = fmt.Sprintf("%q, List.of(%q)", name, v[0])
+		}
+		if !strings.Contains(java, said) {
+			t.Errorf("the Java client does not say %s", said)
 		}
 	}
 }

@@ -1,6 +1,9 @@
+import { fromBinary } from "@bufbuild/protobuf";
+import { anyUnpack } from "@bufbuild/protobuf/wkt";
 import { type ServiceError, status } from "@grpc/grpc-js";
 
-import { statusDetails } from "./details.js";
+import { BadRequestSchema, ErrorInfoSchema, RequestInfoSchema, RetryInfoSchema } from "./gen/google/rpc/error_details_pb.js";
+import { StatusSchema } from "./gen/google/rpc/status_pb.js";
 import { ErrorReason } from "./gen/teamtoken/v1/error_reason_pb.js";
 
 /** Why a call failed, as the contract names it. */
@@ -86,23 +89,20 @@ export function errorOf(e: ServiceError, changes: boolean): TeamTokenError {
     violations: [],
   };
   for (const value of e.metadata.get("grpc-status-details-bin")) {
-    for (const detail of statusDetails(value as Buffer)) {
-      switch (detail.type) {
-        case "google.rpc.ErrorInfo": {
-          const outcome = detail.metadata["outcome"] ?? "";
-          details.reasonName = detail.reason;
-          details.outcome = outcome === "" ? "" : outcomes.includes(outcome) ? (outcome as Outcome) : "unknown";
-          break;
-        }
-        case "google.rpc.RetryInfo":
-          details.retryAfter = detail.milliseconds;
-          break;
-        case "google.rpc.RequestInfo":
-          details.requestId = detail.requestId;
-          break;
-        case "google.rpc.BadRequest":
-          details.violations = detail.violations;
+    for (const any of fromBinary(StatusSchema, value as Buffer).details) {
+      const info = anyUnpack(any, ErrorInfoSchema);
+      if (info !== undefined) {
+        const outcome = info.metadata["outcome"] ?? "";
+        details.reasonName = info.reason;
+        details.outcome = outcome === "" ? "" : outcomes.includes(outcome) ? (outcome as Outcome) : "unknown";
       }
+      const delay = anyUnpack(any, RetryInfoSchema)?.retryDelay;
+      if (delay !== undefined) {
+        details.retryAfter = Number(delay.seconds) * 1000 + delay.nanos / 1e6;
+      }
+      details.requestId = anyUnpack(any, RequestInfoSchema)?.requestId ?? details.requestId;
+      details.violations =
+        anyUnpack(any, BadRequestSchema)?.fieldViolations.map(({ field, description }) => ({ field, description })) ?? details.violations;
     }
   }
   if (changes && details.outcome === "") {
