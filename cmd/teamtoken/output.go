@@ -236,7 +236,7 @@ func (c *command) failed(err error) int {
 	}
 	f := failure{
 		Message: call.Message, Code: code.Code(call.Code).String(), //nolint:gosec // there are seventeen
-		Reason: call.ReasonName, CallID: call.RequestID, Exit: exitNotApplied,
+		Reason: call.ReasonName, XRequestID: call.XRequestID, Exit: exitNotApplied,
 		Outcome: strings.ToLower(strings.TrimPrefix(call.Outcome.String(), "OUTCOME_")),
 	}
 	for _, v := range call.Violations {
@@ -275,13 +275,13 @@ func (c *command) failed(err error) int {
 
 // failure is what is told of a failure.
 type failure struct {
-	Message string `json:"message"`
-	Code    string `json:"code,omitempty"`
-	Reason  string `json:"reason,omitempty"`
-	Outcome string `json:"outcome,omitempty"`
-	Next    string `json:"next,omitempty"`
-	CallID  string `json:"call_id,omitempty"` // the name of the call in the service's logs
-	Exit    int    `json:"exit"`
+	Message    string `json:"message"`
+	Code       string `json:"code,omitempty"`
+	Reason     string `json:"reason,omitempty"`
+	Outcome    string `json:"outcome,omitempty"`
+	Next       string `json:"next,omitempty"`
+	XRequestID string `json:"x_request_id,omitempty"` // by which the call is found in the service's logs
+	Exit       int    `json:"exit"`
 }
 
 func (c *command) report(f failure) int {
@@ -302,8 +302,8 @@ func (c *command) report(f failure) int {
 			words = append(words, w)
 		}
 	}
-	if f.CallID != "" {
-		words = append(words, "call "+f.CallID)
+	if f.XRequestID != "" {
+		words = append(words, "x-request-id "+f.XRequestID)
 	}
 	if len(words) > 0 {
 		c.tell("(%s)", strings.Join(words, ", "))

@@ -31,12 +31,12 @@ export class TeamTokenError extends Error {
   readonly outcome: Outcome;
   /** How many milliseconds to wait before another call, if the service said it. */
   readonly retryAfter: number | undefined;
-  /** The name of the call in the service's logs. */
-  readonly requestId: string;
+  /** The `x-request-id` of the call, by which it is found in the service's logs: not the request id of a request. */
+  readonly xRequestId: string;
   readonly violations: readonly Violation[];
 
   constructor(details: Details) {
-    const words = [details.code, details.reasonName, details.outcome, details.requestId].filter((word) => word !== "");
+    const words = [details.code, details.reasonName, details.outcome, details.xRequestId].filter((word) => word !== "");
     const fields = details.violations.map((v) => ` ${v.field}: ${v.description}.`).join("");
     super(`${details.message}${fields} [${words.join(" ")}]`);
     this.code = details.code;
@@ -44,7 +44,7 @@ export class TeamTokenError extends Error {
     this.reason = details.reasonName in ErrorReason ? (details.reasonName as Reason) : "UNSPECIFIED";
     this.outcome = details.outcome;
     this.retryAfter = details.retryAfter;
-    this.requestId = details.requestId;
+    this.xRequestId = details.xRequestId;
     this.violations = details.violations;
   }
 }
@@ -73,7 +73,7 @@ interface Details {
   reasonName: string;
   outcome: Outcome;
   retryAfter: number | undefined;
-  requestId: string;
+  xRequestId: string;
   violations: Violation[];
 }
 
@@ -85,7 +85,7 @@ export function errorOf(e: ServiceError, changes: boolean): TeamTokenError {
     reasonName: "",
     outcome: "",
     retryAfter: undefined,
-    requestId: "",
+    xRequestId: "",
     violations: [],
   };
   for (const value of e.metadata.get("grpc-status-details-bin")) {
@@ -100,7 +100,7 @@ export function errorOf(e: ServiceError, changes: boolean): TeamTokenError {
       if (delay !== undefined) {
         details.retryAfter = Number(delay.seconds) * 1000 + delay.nanos / 1e6;
       }
-      details.requestId = anyUnpack(any, RequestInfoSchema)?.requestId ?? details.requestId;
+      details.xRequestId = anyUnpack(any, RequestInfoSchema)?.requestId ?? details.xRequestId;
       details.violations =
         anyUnpack(any, BadRequestSchema)?.fieldViolations.map(({ field, description }) => ({ field, description })) ?? details.violations;
     }
