@@ -28,7 +28,7 @@ const (
 
 // applied is the outcome of a change that went well, for the audit: a caller
 // knows it by there being no error.
-const applied = "applied"
+const applied = reason.Applied
 
 // call is what is known of a call that goes through the chain. The service adds
 // to it what it finds out, by the functions below, even after its caller has left.

@@ -140,4 +140,4 @@ func (s *Service) settled(ctx context.Context, u state.Unsettled, bucket string)
 
 // applied is the outcome of a deletion that was carried out: there is nothing that
 // its caller was not given.
-const applied reason.Outcome = "applied"
+const applied = reason.Applied
