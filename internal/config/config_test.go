@@ -163,7 +163,7 @@ func TestRefused(t *testing.T) {
 		{"a public address with an escape", []string{"--public-url=https://tokens.example.com/a%2fb"}, nil, `TEAMTOKEN_PUBLIC_URL (--public-url) is`},
 		{"a public address with two dots", []string{"--public-url=https://tokens..example.com"}, nil, `TEAMTOKEN_PUBLIC_URL (--public-url) is`},
 		{"a mesh's proxy that is no network", []string{"--mesh-peers=127.0.0.1"}, nil, `TEAMTOKEN_MESH_PEERS (--mesh-peers) has "127.0.0.1"`},
-		{"a mesh's listener that is none", []string{"--mesh-listeners=admin"}, nil, `TEAMTOKEN_MESH_LISTENERS (--mesh-listeners) has "admin"`},
+		{"a mesh's listener that is none", []string{"--mesh-listeners=admin"}, nil, `TEAMTOKEN_MESH_LISTENERS (--mesh-listeners) is "admin"`},
 		{"optional certificates without mutual TLS", []string{"--tls-client-auth=optional"}, nil, "TEAMTOKEN_TLS_CLIENT_AUTH (--tls-client-auth) needs"},
 		{"another way of asking for certificates", []string{"--tls-client-auth=maybe"}, nil, `TEAMTOKEN_TLS_CLIENT_AUTH (--tls-client-auth) is "maybe"`},
 		{"certificates from two places", []string{"--spiffe-socket=unix:///s", "--tls-cert-file=c", "--tls-key-file=k"}, nil, "TEAMTOKEN_SPIFFE_SOCKET (--spiffe-socket) brings"},
