@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"fmt"
+	"math/big"
 	"time"
 
 	"github.com/teamtoken/teamtoken/internal/jsonapi"
@@ -190,18 +191,10 @@ func milliseconds(t time.Time) time.Time { return t.UTC().Truncate(time.Millisec
 // alphanumerics returns n random characters.
 func alphanumerics(n int) string {
 	const alphabet = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-	const fair = 256 - 256%len(alphabet) // bytes from here on would favour the alphabet's first letters
-	text := make([]byte, 0, n)
-	random := make([]byte, n)
-	for {
-		_, _ = rand.Read(random) // never fails
-		for _, b := range random {
-			if len(text) == n {
-				return string(text)
-			}
-			if int(b) < fair {
-				text = append(text, alphabet[int(b)%len(alphabet)])
-			}
-		}
+	text := make([]byte, n)
+	for i := range text {
+		at, _ := rand.Int(rand.Reader, big.NewInt(int64(len(alphabet)))) // never fails
+		text[i] = alphabet[at.Int64()]
 	}
+	return string(text)
 }

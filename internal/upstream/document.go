@@ -196,9 +196,6 @@ const maxSecretLength = 4096
 // same, and some servers refuse an empty one. A nil description asks for the
 // team's token without one.
 func encodeRequest(description *string, expiredAt time.Time) []byte {
-	if description == nil && expiredAt.IsZero() { // as almost always
-		return []byte(`{"data":{"type":"` + jsonapi.Tokens + `"}}`)
-	}
 	type attributes struct {
 		Description *string `json:"description,omitempty"`
 		ExpiredAt   *string `json:"expired-at,omitempty"`
