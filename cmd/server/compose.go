@@ -194,7 +194,7 @@ func serve(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) er
 			Connections: cfg.MaxConnections, Streams: cfg.MaxStreams,
 			HeaderBytes: cfg.MaxHeaderBytes, MessageBytes: cfg.MaxMessageBytes,
 			HandshakeTimeout: cfg.HandshakeTimeout, ReadHeaderTimeout: cfg.ReadHeaderTimeout, ReadTimeout: cfg.ReadTimeout,
-			IdleTimeout: cfg.IdleTimeout, ConnectionAge: cfg.MaxConnectionAge, ConnectionAgeGrace: cfg.ConnectionAgeGrace,
+			IdleTimeout: cfg.IdleTimeout, ConnectionAge: cfg.MaxConnectionAge, ConnectionAgeGrace: 2 * cfg.RequestTimeout,
 			PingInterval: cfg.MinPingInterval,
 		},
 		Reflection: cfg.Reflection,

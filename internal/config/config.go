@@ -92,17 +92,16 @@ type Config struct {
 
 	ShutdownDelay time.Duration `name:"shutdown-delay" var:"TEAMTOKEN_SHUTDOWN_DELAY" default:"0s" from:"0s" to:"5m" group:"Time" help:"How long calls are still taken after SIGTERM, while the health checks say that no more are to come: as long as it takes who sends them to find out. In Kubernetes or behind a load balancer some seconds."`
 
-	MaxConnections     int           `name:"max-connections" var:"TEAMTOKEN_MAX_CONNECTIONS" default:"1024" from:"1" to:"1000000" group:"Limits" help:"Connections of the gRPC and of the REST listener each. To make room for more, those without a call under way are closed: handshakes, then those on which no caller was identified, then the longest idle. Each takes up to 32 KiB of memory."`
-	MaxStreams         int           `name:"max-streams" var:"TEAMTOKEN_MAX_STREAMS" default:"250" from:"1" to:"1000000" group:"Limits" help:"Calls that one connection may have under way."`
-	MaxHeaderBytes     int           `name:"max-header-bytes" var:"TEAMTOKEN_MAX_HEADER_BYTES" default:"32768" from:"4096" to:"1048576" group:"Limits" help:"Headers of one call, as HTTP/2 counts them: 32 bytes more for each. A call with more is refused with RESOURCE_EXHAUSTED or 431, and its connection stays open."`
-	MaxMessageBytes    int           `name:"max-message-bytes" var:"TEAMTOKEN_MAX_MESSAGE_BYTES" default:"65536" from:"1024" to:"1048576" group:"Limits" help:"One message over gRPC. A body over REST may have 65536 whatever this is."`
-	HandshakeTimeout   time.Duration `name:"handshake-timeout" var:"TEAMTOKEN_HANDSHAKE_TIMEOUT" default:"5s" from:"1ms" to:"10m" group:"Limits" help:"From a gRPC connection to the end of its TLS and HTTP/2 handshakes."`
-	ReadHeaderTimeout  time.Duration `name:"read-header-timeout" var:"TEAMTOKEN_READ_HEADER_TIMEOUT" default:"5s" from:"1ms" to:"10m" group:"Limits" help:"The TLS handshake of a REST connection, and the headers of one request."`
-	ReadTimeout        time.Duration `name:"read-timeout" var:"TEAMTOKEN_READ_TIMEOUT" default:"15s" from:"1ms" to:"10m" group:"Limits" help:"One REST request, its body included."`
-	IdleTimeout        time.Duration `name:"idle-timeout" var:"TEAMTOKEN_IDLE_TIMEOUT" default:"2m" from:"1ms" to:"24h" group:"Limits" help:"How long a connection without a call is kept."`
-	MaxConnectionAge   time.Duration `name:"max-connection-age" var:"TEAMTOKEN_MAX_CONNECTION_AGE" default:"30m" from:"1ms" to:"24h" group:"Limits" help:"When a client is asked to connect anew, so that it finds replicas that came since: over REST with the next answer. A health watch lasts no longer either."`
-	ConnectionAgeGrace time.Duration `name:"connection-age-grace" var:"TEAMTOKEN_CONNECTION_AGE_GRACE" default:"2m" from:"1ms" to:"24h" group:"Limits" help:"How long the calls under way on such a connection may still take: longer than any call."`
-	MinPingInterval    time.Duration `name:"min-ping-interval" var:"TEAMTOKEN_MIN_PING_INTERVAL" default:"5s" from:"1ms" to:"1h" group:"Limits" help:"How often a gRPC client may send keep-alive pings, before it is cut off."`
+	MaxConnections    int           `name:"max-connections" var:"TEAMTOKEN_MAX_CONNECTIONS" default:"1024" from:"1" to:"1000000" group:"Limits" help:"Connections of the gRPC and of the REST listener each. To make room for more, those without a call under way are closed: handshakes, then those on which no caller was identified, then the longest idle. Each takes up to 32 KiB of memory."`
+	MaxStreams        int           `name:"max-streams" var:"TEAMTOKEN_MAX_STREAMS" default:"250" from:"1" to:"1000000" group:"Limits" help:"Calls that one connection may have under way."`
+	MaxHeaderBytes    int           `name:"max-header-bytes" var:"TEAMTOKEN_MAX_HEADER_BYTES" default:"32768" from:"4096" to:"1048576" group:"Limits" help:"Headers of one call, as HTTP/2 counts them: 32 bytes more for each. A call with more is refused with RESOURCE_EXHAUSTED or 431, and its connection stays open."`
+	MaxMessageBytes   int           `name:"max-message-bytes" var:"TEAMTOKEN_MAX_MESSAGE_BYTES" default:"65536" from:"1024" to:"1048576" group:"Limits" help:"One message over gRPC. A body over REST may have 65536 whatever this is."`
+	HandshakeTimeout  time.Duration `name:"handshake-timeout" var:"TEAMTOKEN_HANDSHAKE_TIMEOUT" default:"5s" from:"1ms" to:"10m" group:"Limits" help:"From a gRPC connection to the end of its TLS and HTTP/2 handshakes."`
+	ReadHeaderTimeout time.Duration `name:"read-header-timeout" var:"TEAMTOKEN_READ_HEADER_TIMEOUT" default:"5s" from:"1ms" to:"10m" group:"Limits" help:"The TLS handshake of a REST connection, and the headers of one request."`
+	ReadTimeout       time.Duration `name:"read-timeout" var:"TEAMTOKEN_READ_TIMEOUT" default:"15s" from:"1ms" to:"10m" group:"Limits" help:"One REST request, its body included."`
+	IdleTimeout       time.Duration `name:"idle-timeout" var:"TEAMTOKEN_IDLE_TIMEOUT" default:"2m" from:"1ms" to:"24h" group:"Limits" help:"How long a connection without a call is kept."`
+	MaxConnectionAge  time.Duration `name:"max-connection-age" var:"TEAMTOKEN_MAX_CONNECTION_AGE" default:"30m" from:"1ms" to:"24h" group:"Limits" help:"When a client is asked to connect anew, so that it finds replicas that came since: over REST with the next answer. The calls under way may still take twice TEAMTOKEN_REQUEST_TIMEOUT. A health watch lasts no longer either."`
+	MinPingInterval   time.Duration `name:"min-ping-interval" var:"TEAMTOKEN_MIN_PING_INTERVAL" default:"5s" from:"1ms" to:"1h" group:"Limits" help:"How often a gRPC client may send keep-alive pings, before it is cut off."`
 
 	MaxTokenTTL     time.Duration `name:"max-token-ttl" var:"TEAMTOKEN_MAX_TOKEN_TTL" default:"0s" from:"0s" to:"876000h" group:"Tokens" help:"The longest life that a caller may ask for a token; asking for more is refused. 0s allows what the upstream does."`
 	DefaultTokenTTL time.Duration `name:"default-token-ttl" var:"TEAMTOKEN_DEFAULT_TOKEN_TTL" default:"0s" from:"0s" to:"876000h" group:"Tokens" help:"The life of a token for which the caller says nothing. 0s leaves it to the longest one above, or else to the upstream: two years on HCP Terraform."`
@@ -138,9 +137,6 @@ func (c *Config) check() error {
 	c.checkTLS(&r)
 	c.checkOrigins(&r)
 	c.checkValues(&r)
-	r.when(c.ConnectionAgeGrace < c.RequestTimeout,
-		"TEAMTOKEN_CONNECTION_AGE_GRACE (--connection-age-grace) is %v, shorter than TEAMTOKEN_REQUEST_TIMEOUT (--request-timeout), which is %v: calls would be cut off",
-		c.ConnectionAgeGrace, c.RequestTimeout)
 	r.when(c.MaxTokenTTL > 0 && c.DefaultTokenTTL > c.MaxTokenTTL,
 		"TEAMTOKEN_DEFAULT_TOKEN_TTL (--default-token-ttl) is %v, over TEAMTOKEN_MAX_TOKEN_TTL (--max-token-ttl), which is %v",
 		c.DefaultTokenTTL, c.MaxTokenTTL)

@@ -182,7 +182,6 @@ func TestRefused(t *testing.T) {
 		{"headers too short for any call", []string{"--max-header-bytes=100"}, nil, "TEAMTOKEN_MAX_HEADER_BYTES (--max-header-bytes) is 100"},
 		{"messages of any size", []string{"--max-message-bytes=100000000"}, nil, "TEAMTOKEN_MAX_MESSAGE_BYTES (--max-message-bytes) is 100000000"},
 		{"no time for handshakes", []string{"--handshake-timeout=0s"}, nil, "TEAMTOKEN_HANDSHAKE_TIMEOUT (--handshake-timeout) is 0s"},
-		{"a connection that ends before its calls", []string{"--connection-age-grace=1s"}, nil, "calls would be cut off"},
 		{"no time", []string{"--upstream-timeout=0s"}, nil, "TEAMTOKEN_UPSTREAM_TIMEOUT (--upstream-timeout) is 0s"},
 		{"too much time", []string{"--request-timeout=1h"}, nil, "TEAMTOKEN_REQUEST_TIMEOUT (--request-timeout) is 1h0m0s"},
 		{"not a time", nil, map[string]string{"TEAMTOKEN_REQUEST_TIMEOUT": "soon"}, `TEAMTOKEN_REQUEST_TIMEOUT (--request-timeout): it must be a duration`},
