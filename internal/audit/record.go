@@ -93,11 +93,26 @@ func (r *Record) append(b []byte) []byte {
 	b = appendTime(b, r.Time)
 	b = append(b, '"')
 	for _, f := range [...]struct{ key, value string }{
-		{`,"event":`, r.Event}, {`,"call_id":`, r.CallID}, {`,"request_id":`, r.RequestID}, {`,"caller":`, r.Caller},
-		{`,"verified_by":`, r.VerifiedBy}, {`,"peer":`, r.Peer}, {`,"surface":`, r.Surface}, {`,"method":`, r.Method}, {`,"team":`, r.Team},
-		{`,"organization":`, r.Organization}, {`,"token_id":`, r.TokenID}, {`,"expected_token_id":`, r.ExpectedTokenID},
-		{`,"idempotency_key":`, r.IdempotencyKey}, {`,"redrives":`, r.Redrives}, {`,"decision":`, r.Decision}, {`,"rule":`, r.Rule},
-		{`,"upstream_request_id":`, r.UpstreamRequestID}, {`,"code":`, r.Code}, {`,"reason":`, r.Reason}, {`,"outcome":`, r.Outcome},
+		{`,"event":`, r.Event},
+		{`,"call_id":`, r.CallID},
+		{`,"request_id":`, r.RequestID},
+		{`,"caller":`, r.Caller},
+		{`,"verified_by":`, r.VerifiedBy},
+		{`,"peer":`, r.Peer},
+		{`,"surface":`, r.Surface},
+		{`,"method":`, r.Method},
+		{`,"team":`, r.Team},
+		{`,"organization":`, r.Organization},
+		{`,"token_id":`, r.TokenID},
+		{`,"expected_token_id":`, r.ExpectedTokenID},
+		{`,"idempotency_key":`, r.IdempotencyKey},
+		{`,"redrives":`, r.Redrives},
+		{`,"decision":`, r.Decision},
+		{`,"rule":`, r.Rule},
+		{`,"upstream_request_id":`, r.UpstreamRequestID},
+		{`,"code":`, r.Code},
+		{`,"reason":`, r.Reason},
+		{`,"outcome":`, r.Outcome},
 	} {
 		limit := maxRunes
 		if f.key == `,"caller":` {
