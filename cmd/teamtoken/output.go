@@ -192,8 +192,10 @@ func printable(text string) string {
 	}, text)
 }
 
-func (c *command) json(v any) error {
-	encoder := json.NewEncoder(c.stdout)
+func (c *command) json(v any) error { return writeJSON(c.stdout, v) }
+
+func writeJSON(w io.Writer, v any) error {
+	encoder := json.NewEncoder(w)
 	encoder.SetIndent("", "  ")
 	encoder.SetEscapeHTML(false)
 	return encoder.Encode(v)
@@ -286,10 +288,7 @@ type failure struct {
 
 func (c *command) report(f failure) int {
 	if c.line.Output == "json" {
-		encoder := json.NewEncoder(c.stderr)
-		encoder.SetIndent("", "  ")
-		encoder.SetEscapeHTML(false)
-		_ = encoder.Encode(map[string]failure{"error": f}) // there is nobody left to tell
+		_ = writeJSON(c.stderr, map[string]failure{"error": f}) // there is nobody left to tell
 		return f.Exit
 	}
 	c.tell("teamtoken: %s", printable(f.Message))

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	strictjson "github.com/go-jose/go-jose/v4/json"
+
 	"github.com/teamtoken/teamtoken/internal/jsonapi"
 )
 
@@ -135,25 +137,27 @@ type wanted struct {
 }
 
 // parse reads the body of a request for a token. Members have to be spelled
-// exactly; those that it does not know it ignores.
+// exactly, and stand once; those that it does not know it ignores.
 func parse(body []byte) (asked wanted, err error) {
-	var document, data, attributes members
-	var kind string
-	var expiredAt *string
-	if json.Unmarshal(body, &document) != nil ||
-		document.decode("data", &data) != nil || data == nil ||
-		data.decode("type", &kind) != nil ||
-		data.decode("attributes", &attributes) != nil ||
-		attributes.decode("description", &asked.description) != nil ||
-		attributes.decode("expired-at", &expiredAt) != nil {
+	var document struct {
+		Data *struct {
+			Type       string `json:"type"`
+			Attributes struct {
+				Description *string `json:"description"`
+				ExpiredAt   *string `json:"expired-at"`
+			} `json:"attributes"`
+		} `json:"data"`
+	}
+	if strictjson.Unmarshal(body, &document) != nil || document.Data == nil {
 		return wanted{}, errMalformed
 	}
-	switch kind {
+	asked.description = document.Data.Attributes.Description
+	switch document.Data.Type {
 	case "", jsonapi.LegacyToken, jsonapi.Tokens:
 	default:
 		return wanted{}, errMalformed
 	}
-	if expiredAt != nil {
+	if expiredAt := document.Data.Attributes.ExpiredAt; expiredAt != nil {
 		at, err := time.Parse(time.RFC3339, *expiredAt)
 		if err != nil {
 			return wanted{}, errInvalid("Expired at is not an ISO 8601 date and time")
@@ -161,15 +165,4 @@ func parse(body []byte) (asked wanted, err error) {
 		asked.expiredAt = &at
 	}
 	return asked, nil
-}
-
-// members is a JSON object, not yet looked into.
-type members map[string]json.RawMessage
-
-// decode decodes one member. One that is absent leaves into as it was.
-func (m members) decode(name string, into any) error {
-	if raw, ok := m[name]; ok {
-		return json.Unmarshal(raw, into)
-	}
-	return nil
 }
