@@ -17,7 +17,7 @@ import (
 	"github.com/teamtoken/teamtoken/internal/secret"
 )
 
-// Options is what a Client needs. Address, Transport and Timeout must be set.
+// Options is what a Client needs. All but Credential and Tracer must be set.
 type Options struct {
 	// Address is the scheme and host of the upstream, `https://app.terraform.io`.
 	Address string
@@ -31,9 +31,9 @@ type Options struct {
 	Timeout time.Duration
 	// UserAgent names this program and its version.
 	UserAgent string
-	// Observe, if set, is told of every request that ended, with its call's context.
+	// Observe is told of every request that ended, with its call's context.
 	Observe func(context.Context, Attempt)
-	// Pacer, if set, says when each request may be sent.
+	// Pacer says when each request may be sent.
 	Pacer Pacer
 	// Tracer, if set, makes a span of each request, which the upstream is told of.
 	Tracer trace.Tracer
@@ -51,13 +51,6 @@ type Pacer interface {
 	// Pause is told for how long the upstream takes none.
 	Pause(ctx context.Context, d time.Duration)
 }
-
-// unpaced sends every request at once.
-type unpaced struct{}
-
-func (unpaced) Permit(context.Context, bool) *Error  { return nil }
-func (unpaced) Learn(context.Context, float64)       {}
-func (unpaced) Pause(context.Context, time.Duration) {}
 
 // Credential is a bearer secret that may be rotated while it is in use.
 type Credential interface {
@@ -90,12 +83,6 @@ func New(o Options) (*Client, error) {
 	base, err := url.Parse(o.Address)
 	if err != nil || base.Host == "" || (base.Scheme != "https" && base.Scheme != "http") {
 		return nil, fmt.Errorf("upstream address %q is not of the form https://HOST", o.Address)
-	}
-	if o.Observe == nil {
-		o.Observe = func(context.Context, Attempt) {}
-	}
-	if o.Pacer == nil {
-		o.Pacer = unpaced{}
 	}
 	return &Client{options: o, base: url.URL{Scheme: base.Scheme, Host: base.Host}, circuit: newCircuit()}, nil
 }
