@@ -15,6 +15,7 @@ import (
 	_ "time/tzdata" // a policy's conditions name time zones, and not every host has them
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
+	"github.com/alecthomas/kong"
 	"google.golang.org/grpc/grpclog"
 
 	"github.com/teamtoken/teamtoken/internal/config"
@@ -96,6 +97,32 @@ func run(args []string, env func(string) (string, bool), stdout, stderr io.Write
 			return 2
 		}
 		return 1
+	}
+	return 0
+}
+
+// subcommand runs a command that serves nothing.
+func subcommand(name, description string, line any, args []string, stdout, stderr io.Writer) int {
+	shown := false
+	parser, err := kong.New(line, kong.Name("teamtoken-server "+name), kong.Description(description),
+		kong.Writers(stdout, stderr), kong.Exit(func(int) { shown = true }), kong.BindTo(stdout, (*io.Writer)(nil)))
+	if err != nil {
+		fmt.Fprintf(stderr, "teamtoken-server: %v\n", err)
+		return 2
+	}
+	ctx, err := parser.Parse(args)
+	if shown {
+		return 0
+	}
+	if err == nil {
+		err = ctx.Run()
+	}
+	switch {
+	case errors.Is(err, errDenied):
+		return 1
+	case err != nil:
+		fmt.Fprintf(stderr, "teamtoken-server: %v\n", err)
+		return 2
 	}
 	return 0
 }

@@ -109,9 +109,19 @@ func (k *IssuerKeys) Refreshed(ctx context.Context) KeySet {
 	case <-ctx.Done():
 		return k.Current()
 	}
-	defer func() { <-k.asking }()
-	if time.Since(k.asked) >= refreshPause {
+	if time.Since(k.asked) < refreshPause {
+		<-k.asking
+		return k.Current()
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
 		k.refresh(context.WithoutCancel(ctx)) // others wait for it too
+		<-k.asking
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
 	}
 	return k.Current()
 }

@@ -8,7 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/teamtoken/teamtoken/internal/caller"
+	"github.com/teamtoken/teamtoken/internal/calls"
+	"github.com/teamtoken/teamtoken/internal/secret"
 	"github.com/teamtoken/teamtoken/internal/state"
 	"github.com/teamtoken/teamtoken/internal/telemetry"
 	"github.com/teamtoken/teamtoken/internal/upstream"
@@ -134,16 +135,16 @@ func (b *Budget) Learn(ctx context.Context, perSecond float64) {
 // Bucket names the budget of a call: the service's own credential's, or that of
 // the caller's.
 func Bucket(ctx context.Context) string {
-	credential, callers := upstream.CredentialFrom(ctx)
-	if !callers {
+	credential := calls.From(ctx).Credential
+	if credential.IsZero() {
 		return service
 	}
-	return upstream.Fingerprint(credential)
+	return secret.Fingerprint(credential)
 }
 
 // use returns the bucket of a name and a request for room in it. The bucket stays
 // known until it is given back by unuse.
-func (b *Budget) use(ctx context.Context, name string) (*bucket, state.Slot) {
+func (b *Budget) use(ctx context.Context, name string) (*bucket, state.RateRequest) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	x := b.buckets.get(name, time.Now())
@@ -158,19 +159,19 @@ func (b *Budget) unuse(x *bucket) {
 }
 
 // slot is a request for room that is there before ctx ends. The caller holds mu.
-func (b *Budget) slot(ctx context.Context, name string, x *bucket) state.Slot {
+func (b *Budget) slot(ctx context.Context, name string, x *bucket) state.RateRequest {
 	interval := max(b.interval, x.learned)
 	most := unhurried
 	if end, ok := ctx.Deadline(); ok {
 		most = max(time.Until(end), 0)
 	}
-	return state.Slot{Bucket: name, Interval: interval, Burst: (burst - 1) * interval, MaxWait: most}
+	return state.RateRequest{Key: name, Interval: interval, Burst: (burst - 1) * interval, MaxWait: most}
 }
 
 // Pass is the right to ask for room, which one has at a time.
 type Pass struct {
-	bucket  *bucket    // nil without a budget
-	Slot    state.Slot // to ask for
+	bucket  *bucket           // nil without a budget
+	Slot    state.RateRequest // to ask for
 	changes bool
 	own     bool // calls of the same caller were in its way
 	queued  time.Duration
@@ -181,7 +182,7 @@ type Pass struct {
 func (b *Budget) Enter(ctx context.Context, mutates bool) (Pass, *upstream.Error) {
 	name := Bucket(ctx)
 	if b.interval == 0 {
-		return Pass{Slot: state.Slot{Bucket: name}}, nil
+		return Pass{Slot: state.RateRequest{Key: name}}, nil
 	}
 	x, slot := b.use(ctx, name)
 	if left := b.pausedFor(x); left > slot.MaxWait {
@@ -189,7 +190,7 @@ func (b *Budget) Enter(ctx context.Context, mutates bool) (Pass, *upstream.Error
 		return Pass{}, &upstream.Error{Kind: upstream.RateLimited, Wait: left}
 	}
 	came := time.Now()
-	who := caller.FromContext(ctx).ID
+	who := calls.From(ctx).Caller.ID
 	ownAhead, ok := x.queue.Acquire(ctx, classOf(mutates), who)
 	b.mu.Lock()
 	p := Pass{
@@ -211,7 +212,7 @@ const nearby = time.Second
 
 // Near is the request of a pass for room that is there soon: what the replicas have
 // asked for before, and not a time after a 429.
-func (b *Budget) Near(p Pass) state.Slot {
+func (b *Budget) Near(p Pass) state.RateRequest {
 	s := p.Slot
 	s.MaxWait = min(s.MaxWait, max(nearby, 2*s.Interval*time.Duration(b.replicas.Load())))
 	return s
@@ -254,28 +255,20 @@ func (b *Budget) Full(p Pass, wait time.Duration) *upstream.Error {
 	}
 }
 
-type prepaidKey struct{}
-
-// Prepaid returns a context for whose first request there is room already.
-func Prepaid(ctx context.Context) context.Context {
-	paid := new(atomic.Bool)
-	paid.Store(true)
-	return context.WithValue(ctx, prepaidKey{}, paid)
-}
-
 // Permit is of upstream.Pacer.
 func (b *Budget) Permit(ctx context.Context, mutates bool) *upstream.Error {
 	if b.interval == 0 {
 		return nil
 	}
-	if paid, ok := ctx.Value(prepaidKey{}).(*atomic.Bool); ok && paid.CompareAndSwap(true, false) {
+	send := upstream.SendFrom(ctx)
+	if send.Reserved != nil && send.Reserved.CompareAndSwap(true, false) {
 		return nil
 	}
-	p, err := b.Enter(ctx, mutates || changing(ctx))
+	p, err := b.Enter(ctx, mutates || send.Change)
 	if err != nil {
 		return err
 	}
-	wait, failed := b.store.Reserve(ctx, p.Slot)
+	wait, failed := b.store.ReserveRate(ctx, p.Slot)
 	if failed != nil {
 		wait = b.reserveAlone(p)
 	}
@@ -300,15 +293,6 @@ func (b *Budget) reserveAlone(p Pass) time.Duration {
 	}
 	return wait
 }
-
-type changingKey struct{}
-
-// Changing returns a context whose reads are part of a change, and go with it.
-func Changing(ctx context.Context) context.Context {
-	return context.WithValue(ctx, changingKey{}, true)
-}
-
-func changing(ctx context.Context) bool { return ctx.Value(changingKey{}) != nil }
 
 // Sleep waits, and reports whether it did before ctx ended.
 func Sleep(ctx context.Context, wait time.Duration) bool {
@@ -341,7 +325,7 @@ func (b *Budget) Pause(ctx context.Context, d time.Duration) {
 		x.local = x.paused
 	}
 	b.mu.Unlock()
-	if err := b.store.Pause(context.WithoutCancel(ctx), s, d); err != nil {
+	if err := b.store.BlockRate(context.WithoutCancel(ctx), s, d); err != nil {
 		b.log.Warn("other replicas could not be told that the upstream takes no requests", telemetry.KeyError, err)
 	}
 }

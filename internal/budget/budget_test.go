@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 
 	"github.com/teamtoken/teamtoken/internal/budget"
 	"github.com/teamtoken/teamtoken/internal/caller"
+	"github.com/teamtoken/teamtoken/internal/calls"
 	"github.com/teamtoken/teamtoken/internal/secret"
 	"github.com/teamtoken/teamtoken/internal/state"
 	"github.com/teamtoken/teamtoken/internal/upstream"
@@ -25,13 +27,17 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func open(perSecond float64, store state.Store) *budget.Budget {
 	if store == nil {
-		store = state.NewMemory(state.NewTimes(time.Second))
+		store = state.NewMemory(state.NewTTLs(time.Second))
 	}
 	return budget.New(perSecond, store, slog.New(slog.DiscardHandler), nil)
 }
 
 func by(ctx context.Context, id string) context.Context {
-	return caller.NewContext(ctx, caller.Caller{ID: id})
+	return calls.NewContext(ctx, &calls.Call{Caller: caller.Caller{ID: id}, Credential: calls.From(ctx).Credential})
+}
+
+func withCredential(ctx context.Context, credential secret.Text) context.Context {
+	return calls.NewContext(ctx, &calls.Call{Caller: calls.From(ctx).Caller, Credential: credential})
 }
 
 // Callers take turns, and three changes go for each read, in whatever order they
@@ -78,7 +84,7 @@ func TestOrder(t *testing.T) {
 
 // A call without room is told whose calls were in its way.
 func TestWhoseLimit(t *testing.T) {
-	credential := upstream.WithCredential(t.Context(), secret.New("a caller's own"))
+	credential := withCredential(t.Context(), secret.New("a caller's own"))
 	for _, row := range []struct {
 		name          string
 		holder, asker context.Context
@@ -129,7 +135,9 @@ func TestNoTime(t *testing.T) {
 	if err == nil || err.Kind != upstream.Exhausted || err.Wait <= 0 {
 		t.Fatalf("%+v", err)
 	}
-	if err := b.Permit(budget.Prepaid(ctx), true); err != nil {
+	var reserved atomic.Bool
+	reserved.Store(true)
+	if err := b.Permit(upstream.WithSend(ctx, upstream.Send{Reserved: &reserved}), true); err != nil || reserved.Load() {
 		t.Errorf("there was room for it already: %v", err)
 	}
 }
@@ -144,7 +152,7 @@ func TestPause(t *testing.T) {
 	if err := b.Permit(ctx, false); err == nil || err.Kind != upstream.RateLimited || err.Wait < 20*time.Second {
 		t.Errorf("%+v", err)
 	}
-	other := upstream.WithCredential(ctx, secret.New("another user's"))
+	other := withCredential(ctx, secret.New("another user's"))
 	if err := b.Permit(other, false); err != nil {
 		t.Errorf("another user has his own limit: %v", err)
 	}
@@ -154,7 +162,7 @@ func TestPause(t *testing.T) {
 // a second to the rate that is set, and for as long as it says so.
 func TestLearn(t *testing.T) {
 	service := t.Context()
-	invented := upstream.WithCredential(service, secret.New("invented"))
+	invented := withCredential(service, secret.New("invented"))
 	type said struct {
 		of    context.Context
 		limit float64
@@ -218,7 +226,7 @@ func TestMemoryIsBounded(t *testing.T) {
 	if os.Getenv("TEAMTOKEN_LONG") != "" {
 		n = 1_000_000
 	}
-	away, err := state.OpenRedis(state.RedisOptions{URL: secret.New("redis://127.0.0.1:1"), Prefix: "x", Times: state.NewTimes(time.Second)})
+	away, err := state.OpenRedis(state.RedisOptions{URL: secret.New("redis://127.0.0.1:1"), Prefix: "x", Times: state.NewTTLs(time.Second)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -241,7 +249,7 @@ func TestMemoryIsBounded(t *testing.T) {
 			b := open(27, row.store)
 			before := heap()
 			for i := range n {
-				ctx := upstream.WithCredential(t.Context(), secret.New("invented "+strconv.Itoa(i)))
+				ctx := withCredential(t.Context(), secret.New("invented "+strconv.Itoa(i)))
 				if err := b.Permit(ctx, i%2 == 0); err != nil {
 					t.Fatal(err)
 				}
@@ -265,7 +273,7 @@ func heap() int64 {
 
 // Without the shared state each replica has its part.
 func TestAlone(t *testing.T) {
-	away, err := state.OpenRedis(state.RedisOptions{URL: secret.New("redis://127.0.0.1:1"), Prefix: "x", Times: state.NewTimes(time.Second)})
+	away, err := state.OpenRedis(state.RedisOptions{URL: secret.New("redis://127.0.0.1:1"), Prefix: "x", Times: state.NewTTLs(time.Second)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -40,19 +40,6 @@ type Caller struct {
 // good, and is to be presented again later.
 var ErrUnavailable = errors.New("the issuer's keys are not known yet")
 
-type callerKey struct{}
-
-// NewContext returns a context of a call that c makes.
-func NewContext(ctx context.Context, c Caller) context.Context {
-	return context.WithValue(ctx, callerKey{}, c)
-}
-
-// FromContext is who makes the call of ctx.
-func FromContext(ctx context.Context) Caller {
-	c, _ := ctx.Value(callerKey{}).(Caller)
-	return c
-}
-
 // Surface is where a call came in.
 type Surface string
 

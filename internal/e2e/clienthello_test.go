@@ -86,6 +86,18 @@ func TestClientHellos(t *testing.T) {
 		{"the collector of metrics", func(at string) []string {
 			return []string{"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT=https://" + at, "OTEL_EXPORTER_OTLP_PROTOCOL=grpc", "OTEL_METRIC_EXPORT_INTERVAL=100"}
 		}},
+		{"the collector of traces, over HTTP", func(at string) []string {
+			return []string{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=https://" + at, "OTEL_BSP_SCHEDULE_DELAY=50"}
+		}},
+		{"the collector of metrics, over HTTP", func(at string) []string {
+			return []string{"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT=https://" + at, "OTEL_METRIC_EXPORT_INTERVAL=100"}
+		}},
+		{"the collector of both, over HTTP and by a CA of its own", func(at string) []string {
+			return []string{
+				"OTEL_EXPORTER_OTLP_ENDPOINT=https://" + at, "OTEL_EXPORTER_OTLP_CERTIFICATE=" + ca.caFile, "OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf",
+				"OTEL_METRIC_EXPORT_INTERVAL=100", "OTEL_BSP_SCHEDULE_DELAY=50", "OTEL_EXPORTER_OTLP_TIMEOUT=1000",
+			}
+		}},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()

@@ -477,6 +477,16 @@ func attributes(s string) string {
 }
 
 func bodies() (cases []restCase) {
+	for _, target := range []string{tokenPath, "/api/v2/authentication-tokens/at-Gk2xNAhaoQLH1Day"} {
+		for _, body := range []string{
+			`{"data":{"type":"authentication-tokens"}}`, `{"expected_token_id":"at-1"}`, `{"data":[{"type":"teams","id":"x"}]}`, `[]`, `{"":1}`, `true`, `x`, "\x00",
+		} {
+			cases = append(cases, restCase{
+				name: "a DELETE of " + target + " with the body " + body, status: 400, reason: invalidField,
+				request: rawRequest{method: http.MethodDelete, target: target, body: body, headers: []string{"Content-Type: " + jsonAPI}},
+			})
+		}
+	}
 	add := func(name, body string) {
 		cases = append(cases, restCase{name: "body: " + name, request: post(body), status: 400, reason: invalidField})
 	}

@@ -50,16 +50,7 @@ func bystander(t *testing.T, f *facade, credential secret.Text) (leave func()) {
 		if _, err := client.GetToken(context.WithoutCancel(ctx), &teamtokenv1.GetTokenRequest{TeamId: simulator.SeedTeam}); err != nil {
 			return err
 		}
-		resp, err := browser.Do(f.request(context.WithoutCancel(ctx), http.MethodGet, simulator.SeedTeam, credential))
-		if err != nil {
-			return err
-		}
-		defer resp.Body.Close()
-		_, _ = io.Copy(io.Discard, resp.Body)
-		if resp.StatusCode != http.StatusOK {
-			return errors.New(resp.Status)
-		}
-		return nil
+		return isOK(browser, f.request(context.WithoutCancel(ctx), http.MethodGet, simulator.SeedTeam, credential))
 	}
 	var calls sync.WaitGroup
 	done := 0
@@ -88,6 +79,20 @@ func bystander(t *testing.T, f *facade, credential secret.Text) (leave func()) {
 	})
 	t.Cleanup(leave)
 	return leave
+}
+
+// isOK makes a request, and returns an error unless it is answered with 200.
+func isOK(client *http.Client, req *http.Request) error {
+	resp, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	_, _ = io.Copy(io.Discard, resp.Body)
+	if resp.StatusCode != http.StatusOK {
+		return errors.New(resp.Status)
+	}
+	return nil
 }
 
 // request is one over REST for the token of a team.
@@ -360,7 +365,9 @@ func (c *rawHTTP2) fields(method, path string, headers ...string) {
 	write(":authority", "localhost")
 	write(":path", path)
 	if method == http.MethodPost {
-		write("content-type", "application/grpc")
+		if !slices.Contains(headers, "content-type") {
+			write("content-type", "application/grpc")
+		}
 		write("te", "trailers")
 	}
 	for i := 0; i < len(headers); i += 2 {

@@ -109,16 +109,7 @@ func TestCertificateThatIsOutlived(t *testing.T) {
 					t.Cleanup(transport.CloseIdleConnections)
 					clients[name] = &http.Client{Transport: transport}
 					calls[name] = func() error {
-						resp, err := clients[name].Do(must(http.NewRequestWithContext(t.Context(), http.MethodGet, f.rest+tokenPath, nil)))
-						if err != nil {
-							return err
-						}
-						defer resp.Body.Close()
-						_, _ = io.Copy(io.Discard, resp.Body)
-						if resp.StatusCode != http.StatusOK {
-							return errors.New(resp.Status)
-						}
-						return nil
+						return isOK(clients[name], must(http.NewRequestWithContext(t.Context(), http.MethodGet, f.rest+tokenPath, nil)))
 					}
 				}
 				// Connections that say nothing more, and sessions to resume.

@@ -222,3 +222,18 @@ func TestLinksBehindAProxy(t *testing.T) {
 		}
 	}
 }
+
+// A DELETE whose body says nothing is one without a body.
+func TestDeletionWithAnEmptyBody(t *testing.T) {
+	sim, url := newSimulator(t)
+	f := start(t, withService(sim, url))
+	for _, body := range []string{"", " ", "{}", "null", "\n{}\r\n"} {
+		if resp, text := f.sendREST(t, post("")); resp.StatusCode != http.StatusCreated {
+			t.Fatalf("%s: %s", resp.Status, text)
+		}
+		r := rawRequest{method: http.MethodDelete, target: tokenPath, body: body, headers: []string{"Content-Type: " + jsonAPI}}
+		if resp, text := f.sendREST(t, r); resp.StatusCode != http.StatusNoContent {
+			t.Errorf("%q: %s: %s", body, resp.Status, text)
+		}
+	}
+}

@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"bufio"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -29,7 +31,7 @@ const (
 	restReached  = "a REST request names no method of this server"
 	restRefused  = "a REST request was refused or broke off before it was read: its headers are too long or malformed"
 	grpcUnknown  = "a gRPC call names no method of this server"
-	grpcReached  = "a gRPC call did not reach its method: its encoding is unknown, or it ended at once"
+	grpcReached  = "a gRPC call did not reach its method: its encoding is unknown"
 	grpcRefused  = "a gRPC call was refused as HTTP/2: its content type, method or headers are wrong"
 	grpcReset    = "a gRPC call was reset as HTTP/2: its headers are too long or malformed"
 	grpcNotHTTP2 = "a gRPC connection was ended: it does not speak HTTP/2"
@@ -157,8 +159,14 @@ func TestNothingIsRefusedUnseen(t *testing.T) {
 		{"a flag that is not known", generate, [2]string{}, append([]byte{0xff}, whole[1:]...), codes.Internal, ""},
 		{"a frame over the limit, cut short", generate, [2]string{}, frame(make([]byte, 1<<20))[:100], codes.ResourceExhausted, ""},
 
-		{"an encoding that is not known", generate, [2]string{"grpc-encoding", "nonsense"}, whole, codes.Unimplemented, grpcReached},
-		{"an encoding that is not served", get, [2]string{"grpc-encoding", "snappy"}, whole, codes.Unimplemented, grpcReached},
+		{"an encoding that is not known", generate, [2]string{"grpc-encoding", "nonsense"}, whole, codes.Unimplemented, ""},
+		{"an encoding that is not served", get, [2]string{"grpc-encoding", "snappy"}, whole, codes.Unimplemented, ""},
+		{"an encoding that is not known, and no message", del, [2]string{"grpc-encoding", "nonsense"}, nil, codes.Unimplemented, ""},
+		{"a deadline that is over on arrival", generate, [2]string{"grpc-timeout", "1n"}, whole, codes.DeadlineExceeded, ""},
+		{"a deadline of nothing", list, [2]string{"grpc-timeout", "0S"}, whole, codes.DeadlineExceeded, ""},
+		{"a health check of an encoding that is not known", "/grpc.health.v1.Health/Check", [2]string{"grpc-encoding", "nonsense"}, frame(nil), codes.Unimplemented, grpcReached},
+		{"a health watch of an encoding that is not known", "/grpc.health.v1.Health/Watch", [2]string{"grpc-encoding", "nonsense"}, frame(nil), codes.Unimplemented, grpcReached},
+		{"reflection of an encoding that is not known", "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", [2]string{"grpc-encoding", "nonsense"}, frame(nil), codes.Unimplemented, grpcReached},
 		{"a timeout without a unit", generate, [2]string{"grpc-timeout", "1"}, whole, codes.Internal, grpcRefused},
 		{"an empty timeout", generate, [2]string{"grpc-timeout", ""}, whole, codes.Internal, grpcRefused},
 		{"a timeout of nine digits", get, [2]string{"grpc-timeout", "123456789S"}, whole, codes.Internal, grpcRefused},
@@ -214,6 +222,22 @@ func TestNothingIsRefusedUnseen(t *testing.T) {
 			want[raw.log]++
 		})
 	}
+	t.Run("grpc/on one connection, again and again", func(t *testing.T) {
+		c := dialHTTP2(t, f.grpc, nil)
+		for range 3 {
+			for _, bad := range [][]string{{"content-type", "application/json"}, {"content-type", "text/plain"}, {"grpc-timeout", "never"}} {
+				c.outcomes(t, c.callMessage(t, generate, bad...))
+				want[grpcRefused]++
+			}
+			c.outcomes(t, c.call(t, http.MethodGet, generate))
+			want[grpcRefused]++
+			watch := c.open(t, "/grpc.health.v1.Health/Check") // a good call between
+			if err := c.WriteData(watch, true, frame(nil)); err != nil {
+				t.Fatal(err)
+			}
+			c.outcomes(t, watch)
+		}
+	})
 	t.Run("grpc/no HTTP/2", func(t *testing.T) {
 		refusesBytes(t, f.grpc, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 		want[grpcNotHTTP2]++
@@ -292,3 +316,72 @@ type nopWriteCloser struct{ io.Writer }
 func (nopWriteCloser) Close() error { return nil }
 
 func init() { encoding.RegisterCompressor(unknownToServer{}) }
+
+// What is refused of a connection over HTTP/1.1 on which a good request came before, in the
+// same packet or after its answer, is in the log, in the clear and over TLS. What is
+// answered, and a connection that ends between requests, are not.
+func TestRefusedAfterAGoodRequest(t *testing.T) {
+	const good, goodbye = "GET /api/v2/ping HTTP/1.1\r\nHost: x\r\n\r\n", "GET /api/v2/ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+	for _, secure := range []bool{false, true} {
+		sim, url := newSimulator(t)
+		s := withService(sim, url)
+		if secure {
+			s.tls = newAuthority(t)
+		}
+		f := start(t, s)
+		want := 0
+		for _, c := range []struct {
+			name, first, second string
+			refused             bool
+		}{
+			{"nothing", good, "", false},
+			{"another good one", good, goodbye, false},
+			{"two more good ones", good, good + goodbye, false},
+			{"one that names no method", good, "GET /none HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", false},
+			{"no HTTP", good, "nonsense\r\n\r\n", true},
+			{"no host", good, "GET /api/v2/ping HTTP/1.1\r\n\r\n", true},
+			{"a header without a colon", good, "GET / HTTP/1.1\r\nHost: x\r\nnonsense\r\n\r\n", true},
+			{"two lengths", good, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx", true},
+			{"a transfer encoding that is not known", good, "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n", true},
+			{"a version that is not known", good, "GET / HTTP/4.2\r\nHost: x\r\n\r\n", true},
+			{"an expectation", good, "GET / HTTP/1.1\r\nHost: x\r\nExpect: miracles\r\n\r\n", true},
+			{"no HTTP after two good ones", good + good, "nonsense\r\n\r\n", true},
+		} {
+			for _, pipelined := range []bool{true, false} {
+				t.Run(fmt.Sprintf("%s, pipelined %v, TLS %v", c.name, pipelined, secure), func(t *testing.T) {
+					conn := dialed(t, f.restAddress())
+					if secure {
+						config := f.tls.Clone()
+						config.ServerName, config.NextProtos = "localhost", nil
+						conn = tls.Client(conn, config)
+					}
+					answers := bufio.NewReader(conn)
+					if pipelined {
+						say(t, conn, c.first+c.second)
+					} else {
+						say(t, conn, c.first)
+					}
+					for range strings.Count(c.first, "\r\n\r\n") {
+						if resp := must(http.ReadResponse(answers, nil)); resp.StatusCode != http.StatusNoContent {
+							t.Fatal(resp.Status)
+						}
+					}
+					if !pipelined {
+						say(t, conn, c.second)
+					}
+					if c.second != "" {
+						_, _ = io.Copy(io.Discard, answers)
+					}
+					_ = conn.Close()
+					if c.refused {
+						want++
+					}
+					eventually(t, fmt.Sprintf("the log tells of %d", want), func() bool { return unseenIn(f)[restRefused] >= want })
+					if got := unseenIn(f)[restRefused]; got != want {
+						t.Errorf("the log tells of %d, want %d", got, want)
+					}
+				})
+			}
+		}
+	}
+}

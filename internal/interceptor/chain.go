@@ -48,14 +48,14 @@ type Options struct {
 	// CallerCredentials has each call bring its own credential for the upstream,
 	// as `authorization: Bearer`. Otherwise what a caller sends there is not read.
 	CallerCredentials bool
-	// Identify makes certain who calls, or refuses the call; who has no ID is nobody
+	// Authenticate makes certain who calls, or refuses the call; who has no ID is nobody
 	// in particular. Nil asks nobody.
-	Identify func(context.Context, caller.Presented) (caller.Caller, error)
+	Authenticate func(context.Context, caller.Presented) (caller.Caller, error)
 	// Policy decides what a caller may do. Nil allows everything.
 	Policy func() *policy.Policy
-	// CallsPerCaller bounds the calls that one caller, who is known, has under way;
+	// MaxInFlightPerCaller bounds the calls that one caller, who is known, has under way;
 	// 0 has no bound.
-	CallsPerCaller int
+	MaxInFlightPerCaller int
 }
 
 // Chain is the interceptors and what they share.
@@ -63,7 +63,7 @@ type Chain struct {
 	options  Options
 	prefix   string // of the methods' full names
 	methods  map[string]method
-	shares   shares
+	slots    slots
 	stopping atomic.Bool
 	stopped  context.Context //nolint:containedctx // ends when stopping is set
 	stop     context.CancelFunc
@@ -79,7 +79,7 @@ type method struct {
 // New returns the chain for the methods of service.
 func New(service protoreflect.ServiceDescriptor, o Options) *Chain {
 	c := &Chain{
-		options: o, prefix: "/" + string(service.FullName()) + "/", methods: make(map[string]method), shares: shares{limit: o.CallsPerCaller},
+		options: o, prefix: "/" + string(service.FullName()) + "/", methods: make(map[string]method), slots: slots{limit: o.MaxInFlightPerCaller},
 	}
 	c.stopped, c.stop = context.WithCancel(context.Background())
 	for i := range service.Methods().Len() {
@@ -105,71 +105,92 @@ func (c *Chain) Stop() {
 func (c *Chain) Unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 	m, ok := c.methods[info.FullMethod]
 	if !ok {
-		if besides(info.FullMethod) {
+		if isInfrastructure(info.FullMethod) {
 			return handler(ctx, req)
 		}
 		return nil, status.Error(codes.Unimplemented, "unknown method")
 	}
+	return c.run(ctx, requestIDOf(ctx), m, req, handler)
+}
+
+// Refused returns what the caller of a call is told that is refused, because of err, before
+// Unary is called for it. The refusal is counted, logged and audited in the background, with
+// its caller, so Refused does not wait. A call whose deadline is over is told so.
+func (c *Chain) Refused(ctx context.Context, fullMethod string, err error) error {
+	m, ok := c.methods[fullMethod]
+	if !ok {
+		return err
+	}
+	ctx, id := context.WithoutCancel(ctx), requestIDOf(ctx) // the stream may have ended
+	go func() {
+		ctx, cancel := context.WithTimeout(context.WithValue(ctx, receivedKey{}, &received{err: err}), c.options.Timeout)
+		defer cancel()
+		_, _ = c.run(ctx, id, m, nil, nil)
+	}()
+	if errors.Is(err, context.DeadlineExceeded) {
+		return c.withRequestInfo(ctx, id, m.tooLate(err))
+	}
+	return c.withRequestInfo(ctx, id, err)
+}
+
+// run passes a call through the chain.
+func (c *Chain) run(ctx context.Context, id string, m method, req any, handler grpc.UnaryHandler) (any, error) {
 	start := time.Now()
-	ctx, id := named(ctx)
-	from := presented(ctx)
-	ctx, k := c.begin(ctx, m, from)
-	resp, err := c.guarded(ctx, req, k, from, handler)
+	from := credentialsOf(ctx)
+	ctx, k := c.newCall(ctx, m, id, from)
+	resp, err := c.handle(ctx, req, k, from, handler)
 	md := metadata.MD{requestid.Header: {id}}
 	_ = grpc.SetTrailer(ctx, md) // these fail only if the stream is gone already
 	switch {
 	case err == nil:
 		_ = grpc.SetHeader(ctx, md)
-	case m.mutates && !repeatable(req):
-		_ = grpc.SetHeader(ctx, metadata.Join(md, final))
+	case m.mutates && !isIdempotent(req):
+		_ = grpc.SetHeader(ctx, metadata.Join(md, noEnvoyRetry))
 		fallthrough
 	default:
-		err = c.failed(ctx, id, err)
+		err = c.withRequestInfo(ctx, id, err)
 	}
 	took := time.Since(start)
-	k.ended(resp, err, took)
-	c.finished(ctx, k, err, took)
+	k.logOutcome(resp, err, took)
+	c.observe(ctx, k, err, took)
 	return resp, err
 }
 
 // Stream lets streams of the health and reflection services pass: the service
 // itself has none.
 func (c *Chain) Stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-	if !besides(info.FullMethod) {
+	if !isInfrastructure(info.FullMethod) {
 		return status.Error(codes.Unimplemented, "unknown method")
 	}
 	ctx, cancel := context.WithCancel(ss.Context())
 	defer cancel()
 	defer context.AfterFunc(c.stopped, cancel)()
-	return handler(srv, ending{ss, ctx})
+	return handler(srv, cancellableStream{ss, ctx})
 }
 
-// ending is a stream that ends with ctx.
-type ending struct {
+// cancellableStream is a stream that ends with ctx.
+type cancellableStream struct {
 	grpc.ServerStream
 	ctx context.Context //nolint:containedctx // it is what the stream's own is replaced by
 }
 
-func (s ending) Context() context.Context { return s.ctx }
+func (s cancellableStream) Context() context.Context { return s.ctx }
 
-// besides tells methods of gRPC's own services.
-func besides(fullMethod string) bool {
+// isInfrastructure tells methods of gRPC's own services.
+func isInfrastructure(fullMethod string) bool {
 	return strings.HasPrefix(fullMethod, "/grpc.health.v1.") || strings.HasPrefix(fullMethod, "/grpc.reflection.")
 }
 
-// named gives the call its request id, the caller's where that is well-formed.
-func named(ctx context.Context) (context.Context, string) {
-	var id string
+// requestIDOf is the call's x-request-id: the caller's where that is well-formed.
+func requestIDOf(ctx context.Context) string {
 	if sent := metadata.ValueFromIncomingContext(ctx, requestid.Header); len(sent) == 1 && requestid.Valid(sent[0]) {
-		id = sent[0]
-	} else {
-		id = requestid.New()
+		return sent[0]
 	}
-	return requestid.NewContext(ctx, id), id
+	return requestid.New()
 }
 
-// guarded runs the handler, or refuses the call.
-func (c *Chain) guarded(
+// handle runs the handler, or refuses the call.
+func (c *Chain) handle(
 	ctx context.Context, req any, k *call, from caller.Presented, handler grpc.UnaryHandler,
 ) (resp any, err error) {
 	m := k.method
@@ -180,10 +201,12 @@ func (c *Chain) guarded(
 	}()
 	message := receivedFrom(ctx)
 	if message.err != nil || from.LongHeaders { // all that is left is to say whose call it was
-		if _, who, err := c.identified(ctx, from); err == nil {
-			k.madeBy(who)
+		if who, err := c.authenticate(ctx, k, from); err == nil {
+			k.setCaller(who)
 		}
 		switch {
+		case errors.Is(message.err, context.DeadlineExceeded):
+			return nil, m.tooLate(message.err)
 		case message.err != nil: // the client has its answer
 			return nil, message.err
 		case from.Refused != nil:
@@ -193,46 +216,55 @@ func (c *Chain) guarded(
 		}
 	}
 	if c.stopping.Load() {
-		return nil, m.refused(teamtokenv1.ErrorReason_ERROR_REASON_SHUTTING_DOWN)
+		return nil, m.newError(teamtokenv1.ErrorReason_ERROR_REASON_SHUTTING_DOWN)
 	}
 	ctx, cancel := context.WithDeadline(ctx, deadline(ctx, c.options.Timeout))
 	defer cancel()
-	ctx, who, err := c.identified(ctx, from)
+	over := ctx.Err() != nil
+	who, err := c.authenticate(ctx, k, from)
+	if err != nil && !over && ctx.Err() != nil { // there was no time to find out who calls
+		return nil, m.tooLate(err)
+	}
 	if err != nil {
-		e := m.refused(teamtokenv1.ErrorReason_ERROR_REASON_CALLER_UNAUTHENTICATED)
+		e := m.newError(teamtokenv1.ErrorReason_ERROR_REASON_CALLER_UNAUTHENTICATED)
 		if errors.Is(err, caller.ErrUnavailable) {
-			e = m.refused(teamtokenv1.ErrorReason_ERROR_REASON_CALLER_ISSUER_UNAVAILABLE)
+			e = m.newError(teamtokenv1.ErrorReason_ERROR_REASON_CALLER_ISSUER_UNAVAILABLE)
 		}
 		e.Cause = err
 		return nil, e
 	}
-	k.madeBy(who)
+	k.setCaller(who)
+	if ctx.Err() != nil {
+		return nil, m.tooLate(context.Cause(ctx))
+	}
 	if who.VerifiedBy != caller.Nobody {
-		giveBack, ok := c.shares.take(who.ID)
+		release, ok := c.slots.tryAcquire(who.ID)
 		if !ok {
-			e := m.refused(teamtokenv1.ErrorReason_ERROR_REASON_CALLER_QUOTA_EXCEEDED)
-			e.RetryAfter = shareRetry
+			e := m.newError(teamtokenv1.ErrorReason_ERROR_REASON_CALLER_QUOTA_EXCEEDED)
+			e.RetryAfter = slotRetryAfter
 			return nil, e
 		}
-		k.giveBack = giveBack
-		defer k.hold()()
+		defer k.Hold(release)()
 	}
 	if message.malformed {
-		e := m.refused(teamtokenv1.ErrorReason_ERROR_REASON_INVALID_FIELD)
+		e := m.newError(teamtokenv1.ErrorReason_ERROR_REASON_INVALID_FIELD)
 		e.Violations = []reason.Violation{{Description: "the message is not a well-formed protobuf message of its type"}}
 		return nil, e
 	}
-	k.asked(req)
+	k.setRequest(req)
 	if from.Refused != nil {
 		return nil, from.Refused
 	}
-	if err := k.may(); err != nil {
+	if err := k.authorize(); err != nil {
 		return nil, err
 	}
-	if m.mutates && repeated(ctx) && !repeatable(req) {
-		return nil, m.refused(teamtokenv1.ErrorReason_ERROR_REASON_RETRY_WITHOUT_REQUEST_ID)
+	if m.mutates && isProxyRetry(ctx) && !isIdempotent(req) {
+		return nil, m.newError(teamtokenv1.ErrorReason_ERROR_REASON_RETRY_WITHOUT_REQUEST_ID)
 	}
-	if err := k.attempt(ctx); err != nil {
+	if ctx.Err() != nil {
+		return nil, m.tooLate(context.Cause(ctx))
+	}
+	if err := k.logAttempt(ctx); err != nil {
 		return nil, err
 	}
 	return handler(ctx, req)
@@ -245,14 +277,22 @@ func (m method) outcome(o reason.Outcome) reason.Outcome {
 	return o
 }
 
-func (m method) refused(r teamtokenv1.ErrorReason) *reason.Error {
+func (m method) newError(r teamtokenv1.ErrorReason) *reason.Error {
 	return &reason.Error{Reason: r, Outcome: m.outcome(reason.NotApplied)}
+}
+
+// tooLate refuses a call whose deadline ended, or whose caller left, before anything was done.
+func (m method) tooLate(cause error) error {
+	e := m.newError(teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_TIMEOUT)
+	e.Message = "The call's deadline ended, or its caller left, before anything was done. Nothing was changed. Call again, with a longer deadline."
+	e.Cause = cause
+	return e
 }
 
 // longHeaders refuses a call whose headers are too long, by itself, since others may
 // call over its connection.
 func (m method) longHeaders() error {
-	e := m.refused(teamtokenv1.ErrorReason_ERROR_REASON_INVALID_FIELD)
+	e := m.newError(teamtokenv1.ErrorReason_ERROR_REASON_INVALID_FIELD)
 	e.Violations = []reason.Violation{{Field: "headers", Description: "the headers are longer than TEAMTOKEN_MAX_HEADER_BYTES allows"}}
 	st := e.GRPCStatus().Proto()
 	st.Code = int32(codes.ResourceExhausted)
@@ -260,64 +300,64 @@ func (m method) longHeaders() error {
 	return status.ErrorProto(st)
 }
 
-// margin is what is kept back of a deadline, a tenth of a short one, so that the
+// deadlineMargin is what is kept back of a deadline, a tenth of a short one, so that the
 // answer that time ran out gets to the caller in time.
-const margin = 100 * time.Millisecond
+const deadlineMargin = 100 * time.Millisecond
 
 func deadline(ctx context.Context, limit time.Duration) time.Time {
 	now := time.Now()
 	if end, ok := ctx.Deadline(); ok {
 		limit = min(limit, end.Sub(now))
 	}
-	return now.Add(limit - min(margin, limit/10))
+	return now.Add(limit - max(0, min(deadlineMargin, limit/10))) // limit is negative if end is past
 }
 
-// pushback tells gRPC clients that retry by themselves not to.
-var pushback = metadata.Pairs("grpc-retry-pushback-ms", "-1")
+// noRetry tells gRPC clients that retry by themselves not to.
+var noRetry = metadata.Pairs("grpc-retry-pushback-ms", "-1")
 
-// failed is err as the caller gets it: with the request id among its details.
-func (c *Chain) failed(ctx context.Context, id string, err error) error {
+// withRequestInfo is err as the caller gets it: with the request id among its details.
+func (c *Chain) withRequestInfo(ctx context.Context, id string, err error) error {
 	st := status.Convert(err)
 	details := reason.DetailsOf(st)
 	if details.Outcome != "" && details.Outcome != string(reason.NotApplied) {
-		_ = grpc.SetTrailer(ctx, pushback)
+		_ = grpc.SetTrailer(ctx, noRetry)
 	}
 	if with, detailErr := st.WithDetails(&errdetails.RequestInfo{RequestId: id}); detailErr == nil {
 		st = with
 	}
-	return &failure{st, details, err}
+	return &callError{st, details, err}
 }
 
-// failure is a status whose cause the log may know.
-type failure struct {
+// callError is a status whose cause the log may know.
+type callError struct {
 	status  *status.Status
 	details reason.Details
 	cause   error
 }
 
-func (f *failure) Error() string              { return f.status.Err().Error() }
-func (f *failure) GRPCStatus() *status.Status { return f.status }
+func (f *callError) Error() string              { return f.status.Err().Error() }
+func (f *callError) GRPCStatus() *status.Status { return f.status }
 
-// finished counts the call and logs it.
-func (c *Chain) finished(ctx context.Context, k *call, err error, d time.Duration) {
+// observe counts the call and logs it.
+func (c *Chain) observe(ctx context.Context, k *call, err error, d time.Duration) {
 	code := status.Code(err)
 	c.options.Metrics.RPC(ctx, k.method.full, code, d)
-	f, _ := err.(*failure) //nolint:errorlint // made above, and never wrapped
+	f, _ := err.(*callError) //nolint:errorlint // made above, and never wrapped
 	if f != nil {
 		c.options.Metrics.Failed(ctx, k.method.full, f.details.Reason, f.details.Outcome)
 	}
 	if span := trace.SpanFromContext(ctx); span.IsRecording() {
-		describe(span, k, f)
+		annotateSpan(span, k, f)
 	}
 	level := levelOf(code)
-	if k.unlogged || !c.options.Log.Enabled(ctx, level) {
+	if k.trail.RefusalUnlogged() || !c.options.Log.Enabled(ctx, level) {
 		return
 	}
 	attrs := make([]slog.Attr, 0, 9)
 	attrs = append(attrs,
 		slog.String(telemetry.KeyMethod, k.method.name),
-		slog.String(telemetry.KeySurface, k.record.Surface),
-		slog.String(telemetry.KeyCaller, k.caller.ID),
+		slog.String(telemetry.KeySurface, k.trail.Record().Surface),
+		slog.String(telemetry.KeyCaller, k.Caller.ID),
 		slog.String(telemetry.KeyCode, code.String()),
 		slog.Float64(telemetry.KeyDuration, d.Seconds()),
 	)
@@ -332,10 +372,10 @@ func (c *Chain) finished(ctx context.Context, k *call, err error, d time.Duratio
 	c.options.Log.LogAttrs(ctx, level, "call", attrs...)
 }
 
-// describe adds to a call's span what only the chain knows of it.
-func describe(span trace.Span, k *call, f *failure) {
+// annotateSpan adds to a call's span what only the chain knows of it.
+func annotateSpan(span trace.Span, k *call, f *callError) {
 	span.SetAttributes(
-		attribute.String("teamtoken.request_id", k.record.RequestID), attribute.String("teamtoken.surface", k.record.Surface))
+		attribute.String("teamtoken.request_id", k.RequestID), attribute.String("teamtoken.surface", k.trail.Record().Surface))
 	if f != nil {
 		span.SetAttributes(
 			attribute.String("teamtoken.reason", f.details.Reason), attribute.String("teamtoken.outcome", f.details.Outcome))

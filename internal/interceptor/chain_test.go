@@ -26,11 +26,11 @@ import (
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
 	"github.com/teamtoken/teamtoken/internal/audit"
+	"github.com/teamtoken/teamtoken/internal/calls"
 	"github.com/teamtoken/teamtoken/internal/interceptor"
 	"github.com/teamtoken/teamtoken/internal/reason"
 	"github.com/teamtoken/teamtoken/internal/requestid"
 	"github.com/teamtoken/teamtoken/internal/telemetry"
-	"github.com/teamtoken/teamtoken/internal/upstream"
 )
 
 var descriptor = teamtokenv1.File_teamtoken_v1_team_token_service_proto.Services().ByName("TeamTokenService")
@@ -119,7 +119,7 @@ func newRig(t *testing.T, callerCredentials bool, do func(context.Context) error
 	})
 	server := grpc.NewServer(grpc.UnaryInterceptor(r.chain.Unary), grpc.StreamInterceptor(r.chain.Stream),
 		grpc.ForceServerCodecV2(interceptor.Codec()))
-	server.RegisterService(interceptor.Describe(teamtokenv1.TeamTokenService_ServiceDesc), service{do: do})
+	server.RegisterService(interceptor.WrapServiceDesc(teamtokenv1.TeamTokenService_ServiceDesc), service{do: do})
 	grpc_health_v1.RegisterHealthServer(server, health.NewServer())
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -377,7 +377,7 @@ func TestRequestID(t *testing.T) {
 	var inside string
 	fail := errors.New("to have an error to look at")
 	r := newRig(t, false, func(ctx context.Context) error {
-		inside = requestid.FromContext(ctx)
+		inside = calls.From(ctx).RequestID
 		return fail
 	})
 	for _, row := range []struct {
@@ -575,8 +575,7 @@ func TestCredential(t *testing.T) {
 			var got string
 			reached := false
 			read := func(ctx context.Context) error {
-				credential, _ := upstream.CredentialFrom(ctx)
-				got, reached = credential.Reveal(), true
+				got, reached = calls.From(ctx).Credential.Reveal(), true
 				return nil
 			}
 			callers := newRig(t, true, read)
@@ -629,5 +628,80 @@ func TestStopEndsStreams(t *testing.T) {
 		})
 	if !errors.Is(err, context.Canceled) {
 		t.Error(err)
+	}
+}
+
+// blockingOutput takes nothing until it is released.
+type blockingOutput struct {
+	lines
+
+	release chan struct{}
+}
+
+func (b *blockingOutput) Write(p []byte) (int, error) {
+	<-b.release
+	return b.lines.Write(p)
+}
+
+// A call whose deadline ends, or whose caller leaves, before its attempt is written is told
+// that, and not that the audit log, its caller's share or anything else has failed.
+func TestTooLateForAnything(t *testing.T) {
+	for name, stage := range map[string]struct {
+		blocked bool // the audit log is
+		context func(context.Context) (context.Context, context.CancelFunc)
+		event   string
+	}{
+		"on arrival": {false, func(ctx context.Context) (context.Context, context.CancelFunc) {
+			return context.WithDeadline(ctx, time.Now().Add(-time.Second))
+		}, audit.EventRefusal},
+		"its caller has left": {false, func(ctx context.Context) (context.Context, context.CancelFunc) {
+			ctx, cancel := context.WithCancel(ctx)
+			cancel()
+			return ctx, cancel
+		}, audit.EventRefusal},
+		"while its attempt is written": {true, func(ctx context.Context) (context.Context, context.CancelFunc) {
+			return context.WithTimeout(ctx, 50*time.Millisecond)
+		}, audit.EventRefusal},
+	} {
+		for method := range methods {
+			t.Run(name+"/"+method, func(t *testing.T) {
+				out := &blockingOutput{release: make(chan struct{})}
+				if !stage.blocked {
+					close(out.release)
+				}
+				var log lines
+				book, err := audit.Open(audit.Options{Destination: "-", Stdout: out, Stderr: &log, Working: func(ok bool, err error) {
+					if !ok {
+						t.Errorf("the audit log is said to fail: %v", err)
+					}
+				}})
+				if err != nil {
+					t.Fatal(err)
+				}
+				chain := interceptor.New(descriptor, interceptor.Options{
+					Log: telemetry.NewLogger(&log, -4, false), Metrics: metrics(t), Audit: book, Timeout: timeout,
+				})
+				ctx, cancel := stage.context(t.Context())
+				defer cancel()
+				if stage.blocked {
+					time.AfterFunc(500*time.Millisecond, func() { close(out.release) })
+				}
+				_, err = chain.Unary(ctx, &emptypb.Empty{}, &grpc.UnaryServerInfo{FullMethod: fullName(method)}, func(context.Context, any) (any, error) {
+					t.Error("it was carried out")
+					return nil, nil
+				})
+				answer{status: status.Convert(err)}.is(t, codes.DeadlineExceeded, "UPSTREAM_TIMEOUT", outcome(method, reason.NotApplied))
+				if text := status.Convert(err).Message(); !strings.Contains(text, "Nothing was changed") {
+					t.Error(text)
+				}
+				if err := book.Close(); err != nil {
+					t.Error(err)
+				}
+				text := out.String()
+				if last := text[strings.LastIndex(strings.TrimSpace(text), "\n")+1:]; !strings.Contains(last, `"event":"`+stage.event+`"`) || !strings.Contains(last, `"code":"DeadlineExceeded"`) {
+					t.Errorf("the audit ends with %s", last)
+				}
+			})
+		}
 	}
 }

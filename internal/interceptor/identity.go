@@ -3,6 +3,7 @@ package interceptor
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"net"
 	"net/netip"
 
@@ -12,13 +13,12 @@ import (
 
 	"github.com/teamtoken/teamtoken/internal/caller"
 	"github.com/teamtoken/teamtoken/internal/secret"
-	"github.com/teamtoken/teamtoken/internal/upstream"
 )
 
-// presented is what the call brings that may tell who makes it: over gRPC its
+// credentialsOf is what the call brings that may tell who makes it: over gRPC its
 // connection and metadata, and of a call of the gateway's what that took from its
 // own request, in a context that nobody else can make.
-func presented(ctx context.Context) caller.Presented {
+func credentialsOf(ctx context.Context) caller.Presented {
 	if rest := inprocgrpc.ClientContext(ctx); rest != nil {
 		p, _ := caller.PresentedFrom(rest)
 		p.Surface = caller.REST
@@ -48,29 +48,31 @@ type connection interface {
 	TLS() *tls.ConnectionState // nil in the clear
 }
 
-// identified is ctx with who calls, made certain, and with the credential that
-// the call brings for the upstream, where callers have their own.
-func (c *Chain) identified(ctx context.Context, p caller.Presented) (context.Context, caller.Caller, error) {
+// authenticate makes certain who calls, and keeps the credential that the call brings
+// for the upstream, where callers have their own.
+func (c *Chain) authenticate(ctx context.Context, k *call, p caller.Presented) (caller.Caller, error) {
 	who := caller.Caller{VerifiedBy: caller.Nobody}
 	if c.options.CallerCredentials {
 		credential, ok := bearer(p)
 		if !ok {
-			return ctx, caller.Caller{}, errNoCredential
+			return caller.Caller{}, errNoCredential
 		}
-		ctx = upstream.WithCredential(ctx, credential)
-		who = caller.Caller{ID: "credential#" + upstream.Fingerprint(credential), VerifiedBy: caller.Credential}
+		k.Credential = credential
+		who = caller.Caller{ID: "credential#" + secret.Fingerprint(credential), VerifiedBy: caller.Credential}
 	}
-	if c.options.Identify != nil {
-		verified, err := c.options.Identify(ctx, p)
+	if c.options.Authenticate != nil {
+		verified, err := c.options.Authenticate(ctx, p)
 		if err != nil {
-			return ctx, caller.Caller{}, err
+			return caller.Caller{}, err
 		}
 		if verified.ID != "" {
 			who = verified
 		}
 	}
-	return caller.NewContext(ctx, who), who, nil
+	return who, nil
 }
+
+var errNoCredential = errors.New("no well-formed credential for the upstream was brought")
 
 // maxCredential is far over any bearer token of the upstream.
 const maxCredential = 4096

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -18,11 +19,11 @@ type receivedKey struct{}
 // received is what became of a call's message before the interceptors ran.
 type received struct {
 	malformed bool  // the message is not a protobuf message of its type
-	err       error // grpc-go could not read the message, and has told the client so
+	err       error // grpc-go could not read the message, and has told the client so, or had no time to
 }
 
 // receivedFrom returns what became of the message of ctx's call. A call that
-// did not come through Describe has its message.
+// did not come through WrapServiceDesc has its message.
 func receivedFrom(ctx context.Context) received {
 	if r, _ := ctx.Value(receivedKey{}).(*received); r != nil {
 		return *r
@@ -30,14 +31,14 @@ func receivedFrom(ctx context.Context) received {
 	return received{}
 }
 
-// Describe returns a copy of desc whose calls come through the chain even when
+// WrapServiceDesc returns a copy of desc whose calls come through the chain even when
 // their message cannot be read or decoded, on a server that has Codec. As
 // generated, such a call never gets there: grpc-go answers it by itself, and
 // nobody asks who calls, logs it or writes it to the audit.
 //
 // One call does not come through: that of a client which cancels it, or whose
 // connection ends, before its message has arrived. The server refuses nothing there.
-func Describe(desc grpc.ServiceDesc) *grpc.ServiceDesc {
+func WrapServiceDesc(desc grpc.ServiceDesc) *grpc.ServiceDesc {
 	methods := make([]grpc.MethodDesc, len(desc.Methods))
 	for i, m := range desc.Methods {
 		methods[i] = grpc.MethodDesc{
@@ -45,15 +46,18 @@ func Describe(desc grpc.ServiceDesc) *grpc.ServiceDesc {
 			Handler: func(srv any, ctx context.Context, decode func(any) error, chain grpc.UnaryServerInterceptor) (any, error) {
 				got := new(received)
 				return m.Handler(srv, context.WithValue(ctx, receivedKey{}, got), func(v any) error {
-					lenient := lenient{into: v}
-					err := decode(&lenient)
-					if status.Code(err) == codes.Canceled {
-						return err
+					tolerant := tolerant{into: v}
+					err := decode(&tolerant)
+					if code := status.Code(err); code == codes.Canceled || code == codes.DeadlineExceeded {
+						if end, ok := ctx.Deadline(); !ok || time.Now().Before(end) {
+							return err
+						}
+						err = context.DeadlineExceeded // grpc-go resets the stream then, and calls that canceled
 					}
 					if errors.Is(err, io.ErrUnexpectedEOF) { // as grpc-go has told it
 						err = status.Error(codes.Internal, err.Error())
 					}
-					got.err, got.malformed = err, lenient.failed
+					got.err, got.malformed = err, tolerant.failed
 					return nil
 				}, chain)
 			},
@@ -63,20 +67,20 @@ func Describe(desc grpc.ServiceDesc) *grpc.ServiceDesc {
 	return &desc
 }
 
-// Codec is protobuf's, but for messages that Describe has wrapped, of which a
+// Codec is protobuf's, but for messages that WrapServiceDesc has wrapped, of which a
 // malformed one is no error: grpc-go would turn that into INTERNAL at once.
 func Codec() encoding.CodecV2 { return codec{encoding.GetCodecV2("proto")} }
 
 type codec struct{ encoding.CodecV2 }
 
-// lenient is a message that may turn out to be malformed.
-type lenient struct {
+// tolerant is a message that may turn out to be malformed.
+type tolerant struct {
 	into   any
 	failed bool
 }
 
 func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
-	if l, ok := v.(*lenient); ok {
+	if l, ok := v.(*tolerant); ok {
 		l.failed = c.CodecV2.Unmarshal(data, l.into) != nil
 		return nil
 	}

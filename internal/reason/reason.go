@@ -201,6 +201,7 @@ type Error struct {
 	Reason     teamtokenv1.ErrorReason
 	Outcome    Outcome
 	RetryAfter time.Duration // how long to wait before a retry; 0 says nothing
+	Message    string        // what the caller reads; empty for the reason's own text
 	Violations []Violation
 	Cause      error // for the log, never for the caller
 }
@@ -224,6 +225,9 @@ func (e *Error) GRPCStatus() *status.Status {
 	r, ok := table[e.Reason]
 	if !ok {
 		r = table[teamtokenv1.ErrorReason_ERROR_REASON_INTERNAL]
+	}
+	if e.Message != "" {
+		r.text = e.Message
 	}
 	info := &errdetails.ErrorInfo{Domain: domain, Reason: Name(e.Reason)}
 	if e.Outcome != "" {
@@ -282,6 +286,16 @@ func DetailsOf(st *status.Status) Details {
 		}
 	}
 	return d
+}
+
+// Describe is what the records of a call say of how it ended: of one without an error, that its
+// outcome is good.
+func Describe(err error, good Outcome) (codes.Code, Details) {
+	if err == nil {
+		return codes.OK, Details{Outcome: string(good)}
+	}
+	st := status.Convert(err)
+	return st.Code(), DetailsOf(st)
 }
 
 // HTTPStatus is the HTTP status of a reason, by its name in ErrorInfo. ok is

@@ -3,17 +3,12 @@
 // safe to repeat is the request message's own `request_id`.
 package requestid
 
-import (
-	"context"
-	"crypto/rand"
-)
+import "crypto/rand"
 
 // Header carries the id, in HTTP headers and, in lower case, in gRPC metadata.
 const Header = "x-request-id"
 
 const maxLength = 128
-
-type key struct{}
 
 // New makes a fresh id of 26 letters and digits.
 func New() string { return rand.Text() }
@@ -32,15 +27,4 @@ func Valid(s string) bool {
 		}
 	}
 	return true
-}
-
-// NewContext returns a context that carries the call's id.
-func NewContext(ctx context.Context, id string) context.Context {
-	return context.WithValue(ctx, key{}, id)
-}
-
-// FromContext returns the call's id, or "".
-func FromContext(ctx context.Context) string {
-	id, _ := ctx.Value(key{}).(string)
-	return id
 }

@@ -6,7 +6,9 @@
 package secret
 
 import (
+	"crypto/sha256"
 	"crypto/subtle"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -46,6 +48,13 @@ func (t Text) IsZero() bool { return t.value == nil }
 // Equal compares in a time that does not depend on where the two differ.
 func (t Text) Equal(o Text) bool {
 	return subtle.ConstantTimeCompare([]byte(t.Reveal()), []byte(o.Reveal())) == 1
+}
+
+// Fingerprint names a credential without revealing it: by 128 bits of its hash, so
+// that nobody can make two credentials with one name.
+func Fingerprint(credential Text) string {
+	sum := sha256.Sum256([]byte(credential.Reveal()))
+	return hex.EncodeToString(sum[:16])
 }
 
 func (t Text) String() string {

@@ -4,6 +4,7 @@ import (
 	"container/list"
 	"context"
 	"crypto/tls"
+	"errors"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -71,10 +72,6 @@ func connectionOf(ctx context.Context) *connection {
 	return nil
 }
 
-// errEvicted answers a call whose connection was closed to make room before the
-// call began.
-var errEvicted = status.Error(codes.Unavailable, "the connection was closed to make room; nothing was done")
-
 // Tracked has the listeners know of calls under way, whose connections are not
 // closed to make room, and of connections that carried an identified call, which
 // are closed last. requestOf returns the context of the REST request that a call is
@@ -89,8 +86,10 @@ func Tracked(next grpc.UnaryServerInterceptor, requestOf func(context.Context) c
 		if conn == nil || strings.HasPrefix(info.FullMethod, "/grpc.") {
 			return next(ctx, req, info, handler)
 		}
-		if !conn.begin() {
-			return nil, errEvicted
+		if !conn.begin() { // the connection was closed before: next refuses the call, whose caller has left
+			ended, end := context.WithCancel(ctx)
+			end()
+			return next(ended, req, info, handler)
 		}
 		identified := false
 		defer func() { conn.end(identified) }()
@@ -145,10 +144,14 @@ type watch struct {
 	at   *list.Element // nil once it has ended
 }
 
-// begin registers a stream and returns its context, which ends with late after limit,
-// or when the stream is evicted. It returns an error if there is no room.
-func (w *watches) begin(ctx context.Context, conn *connection, limit time.Duration, late error) (context.Context, error) {
-	ctx, end := context.WithCancelCause(ctx)
+type watchKey struct{}
+
+// begin registers a stream and returns its context. A context in it ends with late after
+// limit, or when the stream is evicted, and ending ends the stream then: were the stream's
+// own context to end, grpc-go would answer CANCELED by itself. begin returns an error if
+// there is no room.
+func (w *watches) begin(of context.Context, conn *connection, limit time.Duration, late error) (context.Context, error) {
+	ctx, end := context.WithCancelCause(of)
 	timer := time.AfterFunc(limit, func() { end(late) })
 	one := &watch{conn: conn, end: end}
 	if err := w.enter(one); err != nil {
@@ -162,7 +165,7 @@ func (w *watches) begin(ctx context.Context, conn *connection, limit time.Durati
 		defer w.mu.Unlock()
 		w.leave(one)
 	})
-	return ctx, nil
+	return context.WithValue(of, watchKey{}, ctx), nil
 }
 
 func (w *watches) enter(one *watch) error {
@@ -219,17 +222,46 @@ func (w *watches) stop() {
 	}
 }
 
-// ending returns to the client of a health or reflection stream why the stream ended.
+// ending ends a health or reflection stream when its watch does, and returns to its client why.
 func ending(next grpc.StreamServerInterceptor) grpc.StreamServerInterceptor {
 	return func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-		err := next(srv, ss, info, handler)
-		if why, ok := context.Cause(ss.Context()).(interface { //nolint:errorlint // one of the errors above, as it is
+		ended, ok := ss.Context().Value(watchKey{}).(context.Context)
+		if !ok {
+			return next(srv, ss, info, handler)
+		}
+		ctx, cancel := context.WithCancel(ss.Context())
+		defer cancel()
+		defer context.AfterFunc(ended, cancel)()
+		err := next(srv, watched{ss, ctx, ended}, info, handler)
+		if why, ok := context.Cause(ended).(interface { //nolint:errorlint // one of the errors above, as it is
 			error
 			GRPCStatus() *status.Status
 		}); ok {
 			return why
 		}
 		return err
+	}
+}
+
+// watched is a stream whose handler waits no longer than its watch lasts.
+type watched struct {
+	grpc.ServerStream
+
+	ctx, ended context.Context //nolint:containedctx // ctx is what the stream's own is replaced by
+}
+
+func (w watched) Context() context.Context { return w.ctx }
+
+// RecvMsg waits in a goroutine of its own, which ends with the stream, soon after the
+// handler returns.
+func (w watched) RecvMsg(m any) error {
+	received := make(chan error, 1)
+	go func() { received <- w.ServerStream.RecvMsg(m) }()
+	select {
+	case err := <-received:
+		return err
+	case <-w.ended.Done():
+		return context.Cause(w.ended)
 	}
 }
 
@@ -252,9 +284,19 @@ func (s *Server) admit(ctx context.Context, call *tap.Info) (context.Context, er
 		conn.fields(n)
 		context.AfterFunc(ctx, func() { conn.fields(-n) })
 	}
+	if !strings.HasPrefix(call.FullMethodName, "/"+o.Service.ServiceName+"/") { // health and reflection
+		if long { // which the interceptors would let pass
+			return nil, errLongHeaders
+		}
+		of := ctx
+		ctx = reaches(ctx, func() { unseen(o.Unseen).call(of, notReached) })
+	} else {
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			return nil, o.RefusedCall(ctx, call.FullMethodName, ctx.Err())
+		}
+		ctx = s.reachesService(ctx, call.FullMethodName)
+	}
 	switch {
-	case long && !strings.HasPrefix(call.FullMethodName, "/"+o.Service.ServiceName+"/"):
-		return nil, errLongHeaders // health and reflection, which the interceptors would let pass
 	case strings.HasPrefix(call.FullMethodName, "/grpc.health.v1.Health/Watch"):
 		return s.watches.begin(ctx, conn, o.Limits.ConnectionAge, errWatchedLong)
 	case strings.HasPrefix(call.FullMethodName, "/grpc.reflection."):
@@ -263,11 +305,33 @@ func (s *Server) admit(ctx context.Context, call *tap.Info) (context.Context, er
 	if long {
 		ctx = caller.WithLongHeaders(ctx)
 	}
-	ctx = unseen(o.Unseen).reaches(ctx)
 	timed, cancel := context.WithTimeout(ctx, o.MaxCall+o.Limits.ReadTimeout) //nolint:gosec // ctx ends with the stream, and this with it
 	_ = cancel
 	return timed, nil
 }
+
+// reachesService has the call be audited if it does not reach its method: grpc-go answers
+// it, or its deadline ends.
+func (s *Server) reachesService(of context.Context, method string) context.Context {
+	late := func() bool { return errors.Is(of.Err(), context.DeadlineExceeded) }
+	ctx := reaches(of, func() {
+		err := errUnknownEncoding
+		if late() {
+			err = of.Err()
+		}
+		_ = s.options.RefusedCall(of, method, err)
+	})
+	context.AfterFunc(ctx, func() {
+		if call, ok := ctx.Value(reachedKey{}).(*stream); ok && late() {
+			call.refuse()
+		}
+	})
+	return ctx
+}
+
+// errUnknownEncoding is what grpc-go answers to a call whose message is compressed in a way
+// that it does not know.
+var errUnknownEncoding = status.Error(codes.Unimplemented, "the encoding of the message is unknown")
 
 var errLongHeaders = status.Error(codes.ResourceExhausted, "The headers of the call are too long. Nothing was changed. Call again with less metadata.")
 
@@ -330,6 +394,7 @@ func stateOf(c net.Conn, state http.ConnState) {
 	case http.StateIdle:
 		conn.shaken()
 		conn.quiet()
+		conn.wrote.Store(false)
 	}
 }
 

@@ -279,17 +279,19 @@ type connection struct {
 	age    time.Duration // after which a REST client is to connect anew
 	unread *time.Timer   // runs while something is written
 	known  atomic.Bool   // one of its calls was identified
+	wrote  atomic.Bool   // an answer was written since there was no request; over HTTP/1.1
 	proof  atomic.Pointer[proof]
 
 	// Guarded by of.mu.
 	left     bool
-	busy     int                 // calls under way
-	streams  map[uint32]struct{} // of HTTP/2 that are open, with those of the calls; over gRPC
-	requests int                 // over REST
-	read     int                 // bytes, since there was neither a stream nor a request; of a stranger alone
-	blocks   int                 // what header lists may take beyond their bytes, likewise; not held while busy
-	speaks   bool                // TLS, if any, is behind it
-	http2    bool                // over REST
+	busy     int                // calls under way
+	streams  map[uint32]*stream // of HTTP/2 that are open, with those of the calls; over gRPC
+	newest   *stream            // the last to begin, until begun has returned it
+	requests int                // over REST
+	read     int                // bytes, since there was neither a stream nor a request; of a stranger alone
+	blocks   int                // what header lists may take beyond their bytes, likewise; not held while busy
+	speaks   bool               // TLS, if any, is behind it
+	http2    bool               // over REST
 	held     int
 	ended    time.Time     // when its last call did
 	in       *list.List    // among whom it stands
@@ -387,26 +389,48 @@ func (c *connection) shaken() {
 func (c *connection) streamBegins(id uint32) {
 	c.of.mu.Lock()
 	if c.streams == nil {
-		c.streams = map[uint32]struct{}{}
+		c.streams = map[uint32]*stream{}
 	}
-	c.streams[id] = struct{}{}
+	c.newest = new(stream)
+	c.streams[id] = c.newest
 	out := c.of.hold(c, streamCost)
 	c.of.mu.Unlock()
 	c.of.evict(out)
 }
 
-// streamEnds ends its counting, once.
-func (c *connection) streamEnds(id uint32) {
+// streamEnds ends its counting, once, and returns the stream; nil if it had ended.
+func (c *connection) streamEnds(id uint32) *stream {
 	c.of.mu.Lock()
 	defer c.of.mu.Unlock()
-	if _, ok := c.streams[id]; !ok {
-		return
+	s, ok := c.streams[id]
+	if !ok {
+		return nil
 	}
 	delete(c.streams, id)
 	c.of.hold(c, -streamCost)
 	if len(c.streams) == 0 {
 		c.settle()
 	}
+	return s
+}
+
+// streamAnswers notes that an answer has begun.
+func (c *connection) streamAnswers(id uint32) {
+	c.of.mu.Lock()
+	defer c.of.mu.Unlock()
+	if s := c.streams[id]; s != nil {
+		s.headed = true
+	}
+}
+
+// begun is the stream of the call whose headers grpc-go has just read, and asks about,
+// once.
+func (c *connection) begun() *stream {
+	c.of.mu.Lock()
+	defer c.of.mu.Unlock()
+	s := c.newest
+	c.newest = nil
+	return s
 }
 
 // request counts n more or fewer requests of a REST connection, with so many headers.
@@ -489,8 +513,15 @@ func (c *connection) end(identified bool) {
 	c.of.evict(out)
 }
 
+// anAnswer is the length of a write that is at least an answer of HTTP/1.1: TLS's own
+// messages between answers are shorter.
+const anAnswer = 64
+
 // Write closes the connection if its peer does not read.
 func (c *connection) Write(b []byte) (int, error) {
+	if len(b) >= anAnswer && c.of.rest {
+		c.wrote.Store(true)
+	}
 	c.unread.Reset(stuck)
 	defer c.unread.Stop()
 	return c.Conn.Write(b)

@@ -4,6 +4,7 @@ package server
 // opens three of them and a gRPC server.
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -13,6 +14,9 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/peer"
 )
 
 const (
@@ -289,4 +293,29 @@ func TestPeerThatDoesNotRead(t *testing.T) {
 			_ = conn.Close()
 		}
 	})
+}
+
+// A call whose connection was closed to make room before it began is not answered here:
+// the interceptors refuse it, whose context has ended, so that it is in the audit.
+func TestACallWhoseConnectionWasClosed(t *testing.T) {
+	p := newPool(nil)
+	c := &connection{of: &connections{pool: p, limit: 1}}
+	p.mu.Lock()
+	p.open[c] = struct{}{}
+	c.leave()
+	p.mu.Unlock()
+	asked := errors.New("the interceptors' own")
+	tracked := Tracked(func(ctx context.Context, _ any, _ *grpc.UnaryServerInfo, _ grpc.UnaryHandler) (any, error) {
+		if ctx.Err() == nil {
+			t.Error("the context goes on")
+		}
+		return nil, asked
+	}, func(context.Context) context.Context { return nil })
+	ctx := peer.NewContext(t.Context(), &peer.Peer{Addr: &net.TCPAddr{}, AuthInfo: authInfo{nil, c}})
+	if _, err := tracked(ctx, nil, &grpc.UnaryServerInfo{FullMethod: "/teamtoken.v1.TeamTokenService/GetToken"}, nil); !errors.Is(err, asked) {
+		t.Error(err)
+	}
+	if c.busy != 0 {
+		t.Errorf("%d calls are under way", c.busy)
+	}
 }

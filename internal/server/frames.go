@@ -163,10 +163,17 @@ func (f *framed) Write(p []byte) (int, error) {
 // sent is told of each frame that grpc-go sends.
 func (f *framed) sent(header [frameHeader]byte, payload []byte) {
 	kind, flags, stream, _ := frame(header)
-	if kind == frameReset || (kind == frameData || kind == frameHeaders) && flags&endStream != 0 {
-		f.c.streamEnds(stream)
+	first := kind == frameHeaders // of the stream's header blocks
+	switch {
+	case kind == frameReset || (kind == frameData || kind == frameHeaders) && flags&endStream != 0:
+		if s := f.c.streamEnds(stream); s != nil && kind == frameHeaders {
+			first = !s.headed
+			s.refuse()
+		}
+	case kind == frameHeaders:
+		f.c.streamAnswers(stream)
 	}
-	if message := refusal(http2.FrameType(kind), payload); message != "" {
+	if message := refusal(http2.FrameType(kind), payload, first); message != "" {
 		f.unseen(message, from(f.RemoteAddr()))
 	}
 }

@@ -14,13 +14,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net"
 	"net/http"
 	"net/http/pprof"
-	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -28,7 +25,6 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/encoding"
-	"google.golang.org/grpc/health"
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
@@ -55,6 +51,8 @@ type Options struct {
 	Implementation any
 	// REST is what the REST listener serves.
 	REST http.Handler
+	// Readiness says whether calls are to come here.
+	Readiness *Readiness
 	// Metrics is served on the admin listener.
 	Metrics http.Handler
 	// MaxCall is the longest that a call can take.
@@ -62,6 +60,10 @@ type Options struct {
 	Limits  Limits
 	// Refused is called for each connection that is closed since there are too many.
 	Refused func()
+	// RefusedCall is told of a call of Service that is refused before Unary is called for it,
+	// with what grpc-go answers or context.DeadlineExceeded, and returns what the caller is to
+	// be told. It must not block.
+	RefusedCall func(ctx context.Context, fullMethod string, err error) error
 	// Unseen is told of each call and request that is refused before any of the above is
 	// called for it, and that names no method. It is to log at a bounded rate.
 	Unseen     func(message string, attrs ...slog.Attr)
@@ -124,8 +126,6 @@ type Server struct {
 	methods           map[string]bool // the full names of those that the gRPC listener serves
 	grpc              *grpc.Server
 	http, admin       *http.Server
-	health            *health.Server
-	ready             readiness
 	pool              *pool
 	watches           watches
 	onGRPC, onHTTP    net.Listener
@@ -136,7 +136,7 @@ type Server struct {
 
 // New opens the listeners.
 func New(o Options) (*Server, error) {
-	s := &Server{options: o, health: health.NewServer()}
+	s := &Server{options: o}
 	for _, l := range []struct {
 		Listener
 		at *net.Listener
@@ -184,10 +184,9 @@ func New(o Options) (*Server, error) {
 
 	s.grpc = grpc.NewServer(append(options, grpc.Creds(handshaker{creds, o.Unseen}))...)
 	s.grpc.RegisterService(marked(*o.Service), o.Implementation)
-	s.grpc.RegisterService(marked(grpc_health_v1.Health_ServiceDesc), s.health)
-	s.health.SetServingStatus(o.Service.ServiceName, grpc_health_v1.HealthCheckResponse_SERVING)
+	s.grpc.RegisterService(marked(grpc_health_v1.Health_ServiceDesc), o.Readiness.health)
 	if o.Reflection {
-		reflection.Register(s.grpc)
+		reflection.Register(registrar{s.grpc})
 	}
 	s.methods = methodsOf(s.grpc)
 	s.http = s.newHTTP(s.tracked(o.REST), o.MaxCall+o.Limits.ReadTimeout)
@@ -225,9 +224,9 @@ func (s *Server) adminHandler() http.Handler {
 	mux.Handle("GET /metrics", s.options.Metrics)
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
-		resp, err := s.health.Check(r.Context(), &grpc_health_v1.HealthCheckRequest{})
+		resp, err := s.options.Readiness.health.Check(r.Context(), &grpc_health_v1.HealthCheckRequest{})
 		if err != nil || resp.GetStatus() != grpc_health_v1.HealthCheckResponse_SERVING {
-			http.Error(w, strings.Join(append([]string{"not serving"}, s.ready.causes()...), ": "), http.StatusServiceUnavailable)
+			http.Error(w, strings.Join(append([]string{"not serving"}, s.options.Readiness.listCauses()...), ": "), http.StatusServiceUnavailable)
 			return
 		}
 		_, _ = w.Write([]byte("ok\n"))
@@ -280,50 +279,9 @@ func serveHTTP(h *http.Server, l net.Listener) error {
 	return err
 }
 
-// SetReady takes back, or gives, a reason for which the server is not ready. It is
-// ready while there is none, as long as it runs: who calls it all the same is still
-// answered.
-func (s *Server) SetReady(cause string, ready bool) {
-	s.ready.set(cause, ready, func(ready bool) {
-		status := grpc_health_v1.HealthCheckResponse_SERVING
-		if !ready {
-			status = grpc_health_v1.HealthCheckResponse_NOT_SERVING
-		}
-		s.health.SetServingStatus("", status)
-		s.health.SetServingStatus(s.options.Service.ServiceName, status)
-	})
-}
-
-// readiness is the reasons for which a server is not ready.
-type readiness struct {
-	mu  sync.Mutex
-	not map[string]bool
-}
-
-// set calls told with whether there is none left, in the order of the changes.
-func (r *readiness) set(cause string, ready bool, told func(ready bool)) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.not == nil {
-		r.not = make(map[string]bool)
-	}
-	if ready {
-		delete(r.not, cause)
-	} else {
-		r.not[cause] = true
-	}
-	told(len(r.not) == 0)
-}
-
-func (r *readiness) causes() []string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return slices.Sorted(maps.Keys(r.not))
-}
-
 // stop ends it, in order if it was asked to and did not fail.
 func (s *Server) stop(asked bool) {
-	s.health.Shutdown() // not ready, on both the gRPC health service and /readyz
+	s.options.Readiness.health.Shutdown() // not ready, on both the gRPC health service and /readyz
 	if d := s.options.Delay; d > 0 && asked {
 		// Whoever sends calls here has not heard of it yet: a load balancer asks once in
 		// a while, and Kubernetes tells its nodes one after the other.

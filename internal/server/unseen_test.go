@@ -26,7 +26,7 @@ func TestRefusalsOfTheTransport(t *testing.T) {
 	}
 	good := func(stream uint32) {
 		headers(stream, false, ":status", "200", "content-type", "application/grpc")
-		_ = framer.WriteData(stream, false, bytes.Repeat([]byte{status400}, 300))
+		_ = framer.WriteData(stream, false, bytes.Repeat([]byte{0x8c}, 300))
 		headers(stream, true, "grpc-status", "0", "grpc-message", "", "x-request-id", fmt.Sprint(stream))
 	}
 	_ = framer.WriteSettings(http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: 250})
@@ -38,6 +38,9 @@ func TestRefusalsOfTheTransport(t *testing.T) {
 	good(7)
 	headers(9, true, ":status", "400", "content-type", "application/grpc")  // told
 	headers(11, true, ":status", "400", "content-type", "application/grpc") // told
+	headers(23, true, ":status", "415", "content-type", "application/grpc") // told, of the table
+	headers(25, true, ":status", "405", "content-type", "application/grpc") // told
+	headers(27, true, ":status", "405", "content-type", "application/grpc") // told, of the table
 	encoder.SetMaxDynamicTableSize(512)
 	encoder.SetMaxDynamicTableSize(2048)
 	headers(13, true, ":status", "405") // told, after changes of the table's size
@@ -49,7 +52,7 @@ func TestRefusalsOfTheTransport(t *testing.T) {
 	_ = framer.WritePing(true, [8]byte{0x88})
 	_ = framer.WriteGoAway(21, http2.ErrCodeNo, nil)
 	_ = framer.WriteGoAway(21, http2.ErrCodeEnhanceYourCalm, []byte("too_many_pings")) // told
-	want := []string{httpRefused, httpRefused, httpRefused, httpRefused, streamReset, goneAway}
+	want := []string{httpRefused, httpRefused, httpRefused, httpRefused, httpRefused, httpRefused, httpRefused, streamReset, goneAway}
 	for size := 1; size <= sent.Len(); size++ {
 		if size == 64 {
 			size = sent.Len()
@@ -57,6 +60,9 @@ func TestRefusalsOfTheTransport(t *testing.T) {
 		var got []string
 		to := &kept{}
 		w := newFramed(to, &connection{Conn: to, of: &connections{pool: newPool(nil), limit: 1}}, func(message string, _ ...slog.Attr) { got = append(got, message) })
+		for id := uint32(1); id < 30; id += 2 {
+			w.opens(id)
+		}
 		for rest := sent.Bytes(); len(rest) > 0; {
 			n, err := w.Write(rest[:min(size, len(rest))])
 			if err != nil || n == 0 {

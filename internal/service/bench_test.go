@@ -14,9 +14,9 @@ import (
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
 	"github.com/teamtoken/teamtoken/internal/budget"
+	"github.com/teamtoken/teamtoken/internal/mutation"
 	"github.com/teamtoken/teamtoken/internal/seal"
 	"github.com/teamtoken/teamtoken/internal/secret"
-	"github.com/teamtoken/teamtoken/internal/service"
 	"github.com/teamtoken/teamtoken/internal/state"
 	"github.com/teamtoken/teamtoken/internal/upstream"
 )
@@ -27,7 +27,7 @@ const mostAdded = 10 * time.Microsecond
 
 // instant is an upstream that costs nothing, for what is measured to be all the rest.
 type instant struct {
-	service.Upstream
+	mutation.Upstream
 	room *budget.Budget
 }
 
@@ -44,13 +44,13 @@ func (u instant) CreateToken(ctx context.Context, team upstream.TeamID, _ time.T
 // median of the rounds is over mostAdded.
 func BenchmarkAdded(b *testing.B) {
 	log := slog.New(slog.DiscardHandler)
-	store := state.NewMemory(state.NewTimes(30 * time.Second))
+	store := state.NewMemory(state.NewTTLs(30 * time.Second))
 	room := budget.New(1e6, store, log, nil)
 	keys, err := seal.Ephemeral()
 	if err != nil {
 		b.Fatal(err)
 	}
-	s := service.New(instant{room: room}, service.Options{Store: store, Budget: room, Keys: func() *seal.Keys { return keys }, Hold: 30 * time.Second}, log)
+	s := newService(b, instant{room: room}, store, room, func() *seal.Keys { return keys }, 0)
 	var calls atomic.Int64
 	before := cpu(b)
 	begun := time.Now()

@@ -30,31 +30,6 @@ func toProto(t upstream.Token) *teamtokenv1.TeamToken {
 	return p
 }
 
-// fromProto is the token that toProto made p of.
-func fromProto(p *teamtokenv1.TeamToken) upstream.Token {
-	t := upstream.Token{
-		ID:          p.GetId(),
-		TeamID:      p.GetTeamId(),
-		Description: p.Description,
-		CreatedAt:   fromTimestamp(p.GetCreatedAt()),
-		LastUsedAt:  fromTimestamp(p.GetLastUsedAt()),
-		ExpiredAt:   fromTimestamp(p.GetExpiredAt()),
-	}
-	for name, kind := range creatorKinds {
-		if by := p.GetCreatedBy(); by != nil && by.GetKind() == kind {
-			t.CreatedBy = upstream.Creator{ID: by.GetId(), Type: name}
-		}
-	}
-	return t
-}
-
-func fromTimestamp(t *timestamppb.Timestamp) time.Time {
-	if t == nil {
-		return time.Time{}
-	}
-	return t.AsTime()
-}
-
 func toTimestamp(t time.Time) *timestamppb.Timestamp {
 	if t.IsZero() {
 		return nil

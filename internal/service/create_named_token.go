@@ -4,7 +4,8 @@ import (
 	"context"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
-	"github.com/teamtoken/teamtoken/internal/state"
+	"github.com/teamtoken/teamtoken/internal/mutation"
+	"github.com/teamtoken/teamtoken/internal/outcome"
 )
 
 // CreateNamedToken makes one more token of the team.
@@ -14,22 +15,20 @@ func (s *Service) CreateNamedToken(
 	var v violations
 	team := v.teamID("team_id", req.GetTeamId())
 	v.description("description", req.Description)
-	expiredAt := v.expiry("expired_at", req.GetExpiredAt(), s.options)
+	expiresAt := v.expiry("expired_at", req.GetExpiredAt(), s.limits)
 	v.requestID("request_id", req.GetRequestId())
-	if err := v.err(changeTeam); err != nil {
+	if err := v.err(outcome.MutateTeam); err != nil {
 		return nil, err
 	}
-	what := change{method: methodCreateNamedToken, subject: team.String()}
-	if req.GetRequestId() == "" { // nobody can ask for it again
-		what.undelivered = s.discardLate
+	key, err := idempotencyKey(ctx, req)
+	if err != nil {
+		return nil, err
 	}
-	return fly(ctx, s, what, func(ctx context.Context) (*teamtokenv1.CreateNamedTokenResponse, error) {
-		made, err := s.issue(ctx, req,
-			state.Change{Method: methodCreateNamedToken, Team: team.String(), Description: req.GetDescription()},
-			creation{s, team, req.GetDescription(), expiredAt})
-		if err != nil {
-			return nil, err
-		}
-		return &teamtokenv1.CreateNamedTokenResponse{TeamToken: toProto(made.token), Secret: made.secret.Reveal()}, nil
-	})
+	made, err := s.engine.Do(ctx, mutation.Operation{
+		Kind: mutation.Create, Team: team, Description: req.GetDescription(), ExpiresAt: expiresAt,
+	}, key)
+	if err != nil {
+		return nil, err
+	}
+	return &teamtokenv1.CreateNamedTokenResponse{TeamToken: toProto(made.Token), Secret: made.Secret.Reveal()}, nil
 }

@@ -4,7 +4,8 @@ import (
 	"context"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
-	"github.com/teamtoken/teamtoken/internal/state"
+	"github.com/teamtoken/teamtoken/internal/mutation"
+	"github.com/teamtoken/teamtoken/internal/outcome"
 )
 
 // DeleteToken revokes the team's token.
@@ -14,18 +15,17 @@ func (s *Service) DeleteToken(
 	var v violations
 	team := v.teamID("team_id", req.GetTeamId())
 	v.expectedTokenID("expected_token_id", req.GetExpectedTokenId())
-	if err := v.err(changeTeam); err != nil {
+	if err := v.err(outcome.MutateTeam); err != nil {
 		return nil, err
 	}
-	return fly(ctx, s, change{method: methodDeleteToken, subject: team.String()}, func(ctx context.Context) (*teamtokenv1.DeleteTokenResponse, error) {
-		_, err := s.change(ctx,
-			state.Change{Method: methodDeleteToken, Team: team.String(), Expected: req.GetExpectedTokenId()}, "", deletion{s, team})
-		if req.GetAllowMissing() && isNotFound(err) { // of the expected one as well: a retry of a deletion that was carried out
-			err = nil
-		}
-		if err != nil {
-			return nil, err
-		}
-		return &teamtokenv1.DeleteTokenResponse{}, nil
-	})
+	_, err := s.engine.Do(ctx, mutation.Operation{
+		Kind: mutation.Delete, Team: team, ExpectedTokenID: req.GetExpectedTokenId(),
+	}, mutation.Key{})
+	if req.GetAllowMissing() && outcome.IsNotFound(err) { // of the expected one as well: a retry of a deletion that was carried out
+		err = nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &teamtokenv1.DeleteTokenResponse{}, nil
 }

@@ -4,7 +4,8 @@ import (
 	"context"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
-	"github.com/teamtoken/teamtoken/internal/state"
+	"github.com/teamtoken/teamtoken/internal/mutation"
+	"github.com/teamtoken/teamtoken/internal/outcome"
 )
 
 // DeleteTokenByID revokes a token of a team. Whose it is is read first.
@@ -13,20 +14,15 @@ func (s *Service) DeleteTokenByID(
 ) (*teamtokenv1.DeleteTokenByIDResponse, error) {
 	var v violations
 	id := v.tokenID("token_id", req.GetTokenId())
-	if err := v.err(changeToken); err != nil {
+	if err := v.err(outcome.MutateToken); err != nil {
 		return nil, err
 	}
-	return fly(ctx, s, change{method: methodDeleteTokenByID, subject: id.String()}, func(ctx context.Context) (*teamtokenv1.DeleteTokenByIDResponse, error) {
-		// The policy has not allowed anything yet: to look the token up is a read.
-		_, team, err := s.teamOf(ctx, id, changeToken)
-		if err != nil {
-			return nil, unsent(err)
-		}
-		_, err = s.change(ctx,
-			state.Change{Method: methodDeleteTokenByID, Team: team.String(), Token: id.String()}, "", deletionByID{s, id})
-		if err != nil {
-			return nil, err
-		}
-		return &teamtokenv1.DeleteTokenByIDResponse{}, nil
-	})
+	_, team, err := s.authorizedToken(ctx, id, outcome.MutateToken)
+	if err != nil {
+		return nil, outcome.NotSent(err)
+	}
+	if _, err := s.engine.Do(ctx, mutation.Operation{Kind: mutation.DeleteByID, Team: team, TokenID: id}, mutation.Key{}); err != nil {
+		return nil, err
+	}
+	return &teamtokenv1.DeleteTokenByIDResponse{}, nil
 }

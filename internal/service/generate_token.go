@@ -4,7 +4,8 @@ import (
 	"context"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
-	"github.com/teamtoken/teamtoken/internal/state"
+	"github.com/teamtoken/teamtoken/internal/mutation"
+	"github.com/teamtoken/teamtoken/internal/outcome"
 )
 
 // GenerateToken replaces the team's token.
@@ -13,19 +14,21 @@ func (s *Service) GenerateToken(
 ) (*teamtokenv1.GenerateTokenResponse, error) {
 	var v violations
 	team := v.teamID("team_id", req.GetTeamId())
-	expiredAt := v.expiry("expired_at", req.GetExpiredAt(), s.options)
+	expiresAt := v.expiry("expired_at", req.GetExpiredAt(), s.limits)
 	v.requestID("request_id", req.GetRequestId())
 	v.expectedTokenID("expected_token_id", req.GetExpectedTokenId())
-	if err := v.err(changeTeam); err != nil {
+	if err := v.err(outcome.MutateTeam); err != nil {
 		return nil, err
 	}
-	return fly(ctx, s, change{method: methodGenerateToken, subject: team.String()}, func(ctx context.Context) (*teamtokenv1.GenerateTokenResponse, error) {
-		made, err := s.issue(ctx, req,
-			state.Change{Method: methodGenerateToken, Team: team.String(), Expected: req.GetExpectedTokenId()},
-			generation{s, team, expiredAt})
-		if err != nil {
-			return nil, err
-		}
-		return &teamtokenv1.GenerateTokenResponse{TeamToken: toProto(made.token), Secret: made.secret.Reveal()}, nil
-	})
+	key, err := idempotencyKey(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	made, err := s.engine.Do(ctx, mutation.Operation{
+		Kind: mutation.Generate, Team: team, ExpectedTokenID: req.GetExpectedTokenId(), ExpiresAt: expiresAt,
+	}, key)
+	if err != nil {
+		return nil, err
+	}
+	return &teamtokenv1.GenerateTokenResponse{TeamToken: toProto(made.Token), Secret: made.Secret.Reveal()}, nil
 }

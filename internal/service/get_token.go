@@ -4,6 +4,7 @@ import (
 	"context"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/outcome"
 )
 
 // GetToken describes the team's token.
@@ -12,13 +13,13 @@ func (s *Service) GetToken(
 ) (*teamtokenv1.GetTokenResponse, error) {
 	var v violations
 	team := v.teamID("team_id", req.GetTeamId())
-	if err := v.err(readTeam); err != nil {
+	if err := v.err(outcome.ReadTeam); err != nil {
 		return nil, err
 	}
 	token, err := s.upstream.ReadToken(ctx, team)
-	s.acceptance.learn(ctx, team.String(), false, err)
+	s.engine.CredentialAccepted(ctx, team.String(), err)
 	if err != nil {
-		return nil, translate(ctx, err, readTeam)
+		return nil, outcome.Error(ctx, err, outcome.ReadTeam)
 	}
 	return &teamtokenv1.GetTokenResponse{TeamToken: toProto(token)}, nil
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/calls"
+	"github.com/teamtoken/teamtoken/internal/outcome"
 	"github.com/teamtoken/teamtoken/internal/upstream"
 )
 
@@ -14,32 +16,32 @@ func (s *Service) GetTokenByID(
 ) (*teamtokenv1.GetTokenByIDResponse, error) {
 	var v violations
 	id := v.tokenID("token_id", req.GetTokenId())
-	if err := v.err(readToken); err != nil {
+	if err := v.err(outcome.ReadToken); err != nil {
 		return nil, err
 	}
-	token, _, err := s.teamOf(ctx, id, readToken)
+	token, _, err := s.authorizedToken(ctx, id, outcome.ReadToken)
 	if err != nil {
 		return nil, err
 	}
 	return &teamtokenv1.GetTokenByIDResponse{TeamToken: toProto(token)}, nil
 }
 
-// teamOf reads a token, and the team that it belongs to. The token of a user or
+// authorizedToken reads a token, and the team that it belongs to. The token of a user or
 // an organization is not found, and neither is one under another id than its
 // own: the upstream takes a team's id for that of its token. Nor is one of a team
 // that the caller may not touch: he is not told that it is there.
-func (s *Service) teamOf(ctx context.Context, id upstream.TokenID, kind callKind) (upstream.Token, upstream.TeamID, error) {
+func (s *Service) authorizedToken(ctx context.Context, id upstream.TokenID, m outcome.Method) (upstream.Token, upstream.TeamID, error) {
 	token, err := s.upstream.ReadTokenByID(ctx, id)
 	if err != nil {
-		return upstream.Token{}, upstream.TeamID{}, translate(ctx, err, kind)
+		return upstream.Token{}, upstream.TeamID{}, outcome.Error(ctx, err, m)
 	}
 	team, err := upstream.ParseTeamID(token.TeamID)
 	if err != nil || token.ID != id.String() {
-		return upstream.Token{}, upstream.TeamID{}, kind.notFound(err)
+		return upstream.Token{}, upstream.TeamID{}, m.NotFound(err)
 	}
-	s.acceptance.learn(ctx, team.String(), false, nil)
-	if !s.options.MayTouch(ctx, team.String()) {
-		return upstream.Token{}, upstream.TeamID{}, kind.notFound(errNotCallers)
+	s.engine.CredentialAccepted(ctx, team.String(), nil)
+	if !calls.From(ctx).AuthorizeTeam(team.String()) {
+		return upstream.Token{}, upstream.TeamID{}, m.NotFound(errNotCallers)
 	}
 	return token, team, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"os"
@@ -15,21 +16,25 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/audit"
 	"github.com/teamtoken/teamtoken/internal/budget"
 	"github.com/teamtoken/teamtoken/internal/caller"
+	"github.com/teamtoken/teamtoken/internal/calls"
+	"github.com/teamtoken/teamtoken/internal/mutation"
 	"github.com/teamtoken/teamtoken/internal/reason"
 	"github.com/teamtoken/teamtoken/internal/seal"
 	"github.com/teamtoken/teamtoken/internal/secret"
 	"github.com/teamtoken/teamtoken/internal/service"
 	"github.com/teamtoken/teamtoken/internal/state"
 	"github.com/teamtoken/teamtoken/internal/state/statetest"
+	"github.com/teamtoken/teamtoken/internal/telemetry"
 	"github.com/teamtoken/teamtoken/internal/upstream"
 )
 
 // refusing is an upstream that says no to every change, or makes a token if it has none
 // to say.
 type refusing struct {
-	service.Upstream
+	mutation.Upstream
 	room *budget.Budget
 	no   error
 }
@@ -59,6 +64,25 @@ func (u refusing) ReadToken(ctx context.Context, _ upstream.TeamID) (upstream.To
 	return upstream.Token{ID: "at-0000000000000001"}, u.no
 }
 
+// newService is a service in front of u.
+func newService(t testing.TB, u mutation.Upstream, store state.Store, limiter *budget.Budget, keys func() *seal.Keys, maxRecords int) *service.Service {
+	t.Helper()
+	log := slog.New(slog.DiscardHandler)
+	told, err := telemetry.New(t.Context(), "test", log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines, err := audit.Open(audit.Options{Destination: audit.Stdout, Stdout: io.Discard, Stderr: io.Discard})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = lines.Close() })
+	return service.New(u, mutation.New(u, mutation.Options{
+		Store: store, Hold: 30 * time.Second, Budget: limiter, Keys: keys, Audit: lines, Metrics: told.Metrics, MaxRecords: maxRecords,
+		Rejected: func(context.Context, string, string, error) {},
+	}, log), service.Limits{})
+}
+
 // stores are those that a test runs on, with what they hold: how many keys, and bytes.
 func stores(t *testing.T, test func(t *testing.T, s state.Store, keys func() *seal.Keys, held func(pattern string) (keys, bytes int64))) {
 	k, err := seal.Ephemeral()
@@ -67,11 +91,11 @@ func stores(t *testing.T, test func(t *testing.T, s state.Store, keys func() *se
 	}
 	keys := func() *seal.Keys { return k }
 	t.Run("memory", func(t *testing.T) {
-		test(t, state.NewMemory(state.NewTimes(30*time.Second)), keys, func(string) (int64, int64) { return 0, 0 })
+		test(t, state.NewMemory(state.NewTTLs(30*time.Second)), keys, func(string) (int64, int64) { return 0, 0 })
 	})
 	t.Run("redis", func(t *testing.T) {
 		r := statetest.Start(t, "appendonly no")
-		s, err := state.OpenRedis(state.RedisOptions{URL: secret.New(r.URL()), Prefix: "x", Times: state.NewTimes(30 * time.Second), Keys: keys})
+		s, err := state.OpenRedis(state.RedisOptions{URL: secret.New(r.URL()), Prefix: "x", Times: state.NewTTLs(30 * time.Second), Keys: keys})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -114,7 +138,7 @@ func TestWhatChangedNothingLeavesNothing(t *testing.T) {
 	stores(t, func(t *testing.T, store state.Store, keys func() *seal.Keys, held func(string) (int64, int64)) {
 		room := budget.New(0, store, log, nil)
 		no := &upstream.Error{Kind: upstream.NotFound, Cause: errors.New("404")}
-		s := service.New(refusing{room: room, no: no}, service.Options{Store: store, Budget: room, Keys: keys, Hold: 30 * time.Second}, log)
+		s := newService(t, refusing{room: room, no: no}, store, room, keys, 0)
 		run := func(calls int) {
 			var all sync.WaitGroup
 			for range 32 {
@@ -166,9 +190,9 @@ func TestRecordsPerCaller(t *testing.T) {
 	stores(t, func(t *testing.T, store state.Store, keys func() *seal.Keys, held func(string) (int64, int64)) {
 		room := budget.New(0, store, log, nil)
 		const most = 50
-		s := service.New(refusing{room: room}, service.Options{Store: store, Budget: room, Keys: keys, Hold: 30 * time.Second, MaxRecords: most}, log)
+		s := newService(t, refusing{room: room}, store, room, keys, most)
 		call := func(who, id string, i int) error {
-			ctx, cancel := context.WithTimeout(caller.NewContext(t.Context(), caller.Caller{ID: who}), time.Minute)
+			ctx, cancel := context.WithTimeout(calls.NewContext(t.Context(), &calls.Call{Caller: caller.Caller{ID: who}}), time.Minute)
 			defer cancel()
 			_, err := s.GenerateToken(ctx, &teamtokenv1.GenerateTokenRequest{TeamId: fmt.Sprintf("team-%016d", i), RequestId: id})
 			return err

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/outcome"
 	"github.com/teamtoken/teamtoken/internal/page"
 	"github.com/teamtoken/teamtoken/internal/upstream"
 )
@@ -32,14 +33,14 @@ func (s *Service) ListTokens(
 		v.oneOf("expiry_status", status, statuses)
 	}
 	at := v.page(req)
-	if err := v.err(readOrganization); err != nil {
+	if err := v.err(outcome.ReadOrganization); err != nil {
 		return nil, err
 	}
 	found, err := s.upstream.ListTokens(ctx, organization, upstream.List{
 		Query: req.GetQuery(), Sort: req.GetSort(), ExpiryStatus: req.GetExpiryStatus(), Page: at.Number, Size: at.Size,
 	})
 	if err != nil {
-		return nil, translate(ctx, err, readOrganization)
+		return nil, outcome.Error(ctx, err, outcome.ReadOrganization)
 	}
 	resp := &teamtokenv1.ListTokensResponse{TotalSize: int32(min(found.Total, 1<<31-1))} //nolint:gosec // as bounded
 	for _, token := range found.Tokens {

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/outcome"
 	"github.com/teamtoken/teamtoken/internal/reason"
 	"github.com/teamtoken/teamtoken/internal/requestid"
 	"github.com/teamtoken/teamtoken/internal/upstream"
@@ -43,14 +44,14 @@ func (v *violations) requestID(field, s string) {
 }
 
 // expiry is what to ask the upstream for, zero where that is to decide.
-func (v *violations) expiry(field string, t *timestamppb.Timestamp, o Options) time.Time {
+func (v *violations) expiry(field string, t *timestamppb.Timestamp, l Limits) time.Time {
 	now := time.Now()
 	if t == nil {
 		switch {
-		case o.DefaultTokenTTL > 0:
-			return now.Add(o.DefaultTokenTTL)
-		case o.MaxTokenTTL > 0:
-			return now.Add(o.MaxTokenTTL)
+		case l.DefaultTokenTTL > 0:
+			return now.Add(l.DefaultTokenTTL)
+		case l.MaxTokenTTL > 0:
+			return now.Add(l.MaxTokenTTL)
 		default:
 			return time.Time{}
 		}
@@ -60,8 +61,8 @@ func (v *violations) expiry(field string, t *timestamppb.Timestamp, o Options) t
 		v.add(field, "must be a time between the years 1 and 9999")
 	case !at.After(now):
 		v.add(field, "must be in the future")
-	case o.MaxTokenTTL > 0 && at.After(now.Add(o.MaxTokenTTL)):
-		v.add(field, fmt.Sprintf("must be at most %v from now: this service allows no more", o.MaxTokenTTL))
+	case l.MaxTokenTTL > 0 && at.After(now.Add(l.MaxTokenTTL)):
+		v.add(field, fmt.Sprintf("must be at most %v from now: this service allows no more", l.MaxTokenTTL))
 	}
 	return t.AsTime()
 }
@@ -105,11 +106,11 @@ func (v *violations) oneOf(field, s string, allowed []string) {
 }
 
 // err is nil if there are no violations.
-func (v violations) err(k callKind) error {
+func (v violations) err(m outcome.Method) error {
 	if len(v) == 0 {
 		return nil
 	}
 	return &reason.Error{
-		Reason: teamtokenv1.ErrorReason_ERROR_REASON_INVALID_FIELD, Outcome: k.outcome(reason.NotApplied), Violations: v,
+		Reason: teamtokenv1.ErrorReason_ERROR_REASON_INVALID_FIELD, Outcome: m.Outcome(reason.NotApplied), Violations: v,
 	}
 }

@@ -26,7 +26,7 @@ func TestAPanicDoesNotKeepTheCircuitOpen(t *testing.T) {
 	_ = listener.Close() // and nobody is there
 	var failure string
 	s, err := state.OpenRedis(state.RedisOptions{
-		URL: secret.New("redis://" + address), Prefix: "teamtoken", Times: state.NewTimes(hold),
+		URL: secret.New("redis://" + address), Prefix: "teamtoken", Times: state.NewTTLs(hold),
 		Observe: func(_ context.Context, _, f string, _ time.Duration) { failure = f },
 	})
 	if err != nil {
@@ -37,7 +37,7 @@ func TestAPanicDoesNotKeepTheCircuitOpen(t *testing.T) {
 		t.Helper()
 		deadline := time.Now().Add(10 * time.Second)
 		for failure = ""; failure != want; {
-			if _, err := s.Beat(t.Context(), "r"); err == nil {
+			if _, err := s.Heartbeat(t.Context(), "r"); err == nil {
 				t.Fatal("there is a Redis")
 			}
 			if time.Now().After(deadline) {
@@ -55,7 +55,7 @@ func TestAPanicDoesNotKeepTheCircuitOpen(t *testing.T) {
 			}
 			func() {
 				defer func() { panicked = recover() != nil }()
-				_, _ = s.Beat(bomb{t.Context()}, "r")
+				_, _ = s.Heartbeat(bomb{t.Context()}, "r")
 			}()
 		}
 	}

@@ -2,6 +2,7 @@ package state_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"strings"
 	"sync"
@@ -28,13 +29,13 @@ var keys = func() func() *seal.Keys {
 
 // each runs a test on both stores.
 func each(t *testing.T, test func(t *testing.T, s state.Store)) {
-	t.Run("memory", func(t *testing.T) { test(t, state.NewMemory(state.NewTimes(hold))) })
+	t.Run("memory", func(t *testing.T) { test(t, state.NewMemory(state.NewTTLs(hold))) })
 	t.Run("redis", func(t *testing.T) { test(t, open(t, statetest.Start(t).URL(), "teamtoken")) })
 }
 
 func open(t *testing.T, url, prefix string) *state.Redis {
 	t.Helper()
-	s, err := state.OpenRedis(state.RedisOptions{URL: secret.New(url), Prefix: prefix, Times: state.NewTimes(hold), Keys: keys})
+	s, err := state.OpenRedis(state.RedisOptions{URL: secret.New(url), Prefix: prefix, Times: state.NewTTLs(hold), Keys: keys})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,46 +43,46 @@ func open(t *testing.T, url, prefix string) *state.Redis {
 	return s
 }
 
-func ask(team, record string) state.Ask {
-	return state.Ask{
-		Change: state.Change{Method: "GenerateToken", Team: team, Record: record, Journal: "who"},
-		Holder: state.NewHolder(), Params: "p",
+func ask(team, record string) state.AcquireRequest {
+	return state.AcquireRequest{
+		Operation: state.Operation{Method: "GenerateToken", Team: team, IdempotencyKey: record, AuditRecord: json.RawMessage(`"who"`)},
+		Owner:     state.NewOwner(), Fingerprint: "p",
 	}
 }
 
-func begin(t *testing.T, s state.Store, a state.Ask, want state.Verdict) state.Answer {
+func begin(t *testing.T, s state.Store, a state.AcquireRequest, want state.AcquireStatus) state.AcquireResult {
 	t.Helper()
-	got, err := s.Begin(t.Context(), a)
-	if err != nil || got.Verdict != want {
-		t.Fatalf("begin: %q, %v; want %q", got.Verdict, err, want)
+	got, err := s.Acquire(t.Context(), a)
+	if err != nil || got.Status != want {
+		t.Fatalf("begin: %q, %v; want %q", got.Status, err, want)
 	}
 	return got
 }
 
-func end(t *testing.T, s state.Store, turn state.Turn, e state.End) {
+func end(t *testing.T, s state.Store, turn state.Lock, e state.Release) {
 	t.Helper()
-	if err := s.End(t.Context(), turn, e); err != nil {
+	if err := s.Release(t.Context(), turn, e); err != nil {
 		t.Fatalf("end: %v", err)
 	}
 }
 
 func TestATurnIsOnes(t *testing.T) {
 	each(t, func(t *testing.T, s state.Store) {
-		first := begin(t, s, ask("a", ""), state.Granted)
-		begin(t, s, ask("a", ""), state.Busy)
-		other := begin(t, s, ask("b", ""), state.Granted)
-		end(t, s, first.Turn, state.End{Known: "at-1"})
-		second := begin(t, s, ask("a", ""), state.Granted)
-		if second.Known != "at-1" || second.Turn.Epoch <= first.Turn.Epoch || other.Known != "" {
+		first := begin(t, s, ask("a", ""), state.Acquired)
+		begin(t, s, ask("a", ""), state.Locked)
+		other := begin(t, s, ask("b", ""), state.Acquired)
+		end(t, s, first.Lock, state.Release{CurrentTokenID: "at-1"})
+		second := begin(t, s, ask("a", ""), state.Acquired)
+		if second.CurrentTokenID != "at-1" || second.Lock.FencingToken <= first.Lock.FencingToken || other.CurrentTokenID != "" {
 			t.Errorf("%+v after %+v", second, first)
 		}
-		if err := s.Renew(t.Context(), first.Turn); !errors.Is(err, state.ErrFenced) {
+		if err := s.Renew(t.Context(), first.Lock); !errors.Is(err, state.ErrFenced) {
 			t.Errorf("a turn that has ended: %v", err)
 		}
-		end(t, s, second.Turn, state.End{Known: state.Same})
-		_ = s.End(t.Context(), first.Turn, state.End{Known: "at-0"}) // said again, by who did not hear the answer
-		if third := begin(t, s, ask("a", ""), state.Granted); third.Known != "at-1" {
-			t.Errorf("known: %q", third.Known)
+		end(t, s, second.Lock, state.Release{CurrentTokenID: state.Unchanged})
+		_ = s.Release(t.Context(), first.Lock, state.Release{CurrentTokenID: "at-0"}) // said again, by who did not hear the answer
+		if third := begin(t, s, ask("a", ""), state.Acquired); third.CurrentTokenID != "at-1" {
+			t.Errorf("known: %q", third.CurrentTokenID)
 		}
 	})
 }
@@ -89,21 +90,21 @@ func TestATurnIsOnes(t *testing.T) {
 func TestOfManyOneHasTheTurn(t *testing.T) {
 	each(t, func(t *testing.T, s state.Store) {
 		var mu sync.Mutex
-		seen := map[state.Verdict]int{}
+		seen := map[state.AcquireStatus]int{}
 		var all sync.WaitGroup
 		for range 32 {
 			all.Go(func() {
-				got, err := s.Begin(context.Background(), ask("a", ""))
+				got, err := s.Acquire(context.Background(), ask("a", ""))
 				if err != nil {
 					t.Error(err)
 				}
 				mu.Lock()
 				defer mu.Unlock()
-				seen[got.Verdict]++
+				seen[got.Status]++
 			})
 		}
 		all.Wait()
-		if seen[state.Granted] != 1 || seen[state.Busy] != 31 {
+		if seen[state.Acquired] != 1 || seen[state.Locked] != 31 {
 			t.Error(seen)
 		}
 	})
@@ -111,27 +112,27 @@ func TestOfManyOneHasTheTurn(t *testing.T) {
 
 func TestRecords(t *testing.T) {
 	each(t, func(t *testing.T, s state.Store) {
-		first := begin(t, s, ask("a", "r"), state.Granted)
-		begin(t, s, ask("a", "r"), state.Running)
+		first := begin(t, s, ask("a", "r"), state.Acquired)
+		begin(t, s, ask("a", "r"), state.DuplicateRunning)
 		other := ask("b", "r")
-		other.Params = "other"
-		begin(t, s, other, state.Reused)
-		begin(t, s, ask("a", "another caller's r"), state.Busy)
-		end(t, s, first.Turn, state.End{Fate: state.Keep, Recorded: state.Recorded{Answer: []byte{1, 0, 2}, Token: "at-1"}})
-		got := begin(t, s, ask("a", "r"), state.Done).Recorded
-		if string(got.Answer) != "\x01\x00\x02" || got.Token != "at-1" || got.Failure != "" {
+		other.Fingerprint = "other"
+		begin(t, s, other, state.KeyReused)
+		begin(t, s, ask("a", "another caller's r"), state.Locked)
+		end(t, s, first.Lock, state.Release{Record: state.RecordCompleted, Response: state.Response{Sealed: []byte{1, 0, 2}, TokenID: "at-1"}})
+		got := begin(t, s, ask("a", "r"), state.Completed).Response
+		if string(got.Sealed) != "\x01\x00\x02" || got.TokenID != "at-1" || got.Failure != "" {
 			t.Errorf("%+v", got)
 		}
 
-		forgotten := begin(t, s, ask("a", "f"), state.Granted)
-		end(t, s, forgotten.Turn, state.End{Fate: state.Forget, Known: state.Same})
-		again := begin(t, s, ask("a", "f"), state.Granted)
-		end(t, s, again.Turn, state.End{Fate: state.Lost, Recorded: state.Recorded{Token: "at-2"}})
-		lost := begin(t, s, ask("a", "f"), state.Granted)
-		end(t, s, lost.Turn, state.End{Fate: state.Forget, Known: state.Same})
-		still := begin(t, s, ask("a", "f"), state.Granted)
-		if lost.Lost != "at-2" || still.Lost != "at-2" {
-			t.Errorf("lost: %q, and then %q", lost.Lost, still.Lost)
+		forgotten := begin(t, s, ask("a", "f"), state.Acquired)
+		end(t, s, forgotten.Lock, state.Release{Record: state.RecordReset, CurrentTokenID: state.Unchanged})
+		again := begin(t, s, ask("a", "f"), state.Acquired)
+		end(t, s, again.Lock, state.Release{Record: state.RecordSecretLost, Response: state.Response{TokenID: "at-2"}})
+		lost := begin(t, s, ask("a", "f"), state.Acquired)
+		end(t, s, lost.Lock, state.Release{Record: state.RecordReset, CurrentTokenID: state.Unchanged})
+		still := begin(t, s, ask("a", "f"), state.Acquired)
+		if lost.LostTokenID != "at-2" || still.LostTokenID != "at-2" {
+			t.Errorf("lost: %q, and then %q", lost.LostTokenID, still.LostTokenID)
 		}
 	})
 }
@@ -141,59 +142,59 @@ func TestRecords(t *testing.T) {
 func TestUnknownOutcome(t *testing.T) {
 	each(t, func(t *testing.T, s state.Store) {
 		begun := ask("a", "r")
-		begun.Change.Expected, begun.Change.Description, begun.Change.Bucket = "at-0", "d", "service"
-		first := begin(t, s, begun, state.Granted)
-		end(t, s, first.Turn, state.End{Unknown: true, Known: state.Same})
-		held := begin(t, s, ask("a", ""), state.Held)
+		begun.Operation.ExpectedTokenID, begun.Operation.Description, begun.Operation.RateKey = "at-0", "d", "service"
+		first := begin(t, s, begun, state.Acquired)
+		end(t, s, first.Lock, state.Release{InDoubt: true, CurrentTokenID: state.Unchanged})
+		held := begin(t, s, ask("a", ""), state.InDoubt)
 		if held.Wait <= 0 || held.Wait > hold {
 			t.Errorf("held for %v", held.Wait)
 		}
-		begin(t, s, ask("a", "r"), state.Unknown)
-		if p, err := s.Beat(t.Context(), "one"); p != (state.Pulse{Replicas: 1, Held: 1}) || err != nil {
+		begin(t, s, ask("a", "r"), state.DuplicateInDoubt)
+		if p, err := s.Heartbeat(t.Context(), "one"); p != (state.ClusterStatus{Replicas: 1, InDoubt: 1}) || err != nil {
 			t.Errorf("while a team is held: %+v, %v", p, err)
 		}
-		if due, err := s.Due(t.Context()); err != nil || len(due) != 0 {
+		if due, err := s.ListInDoubt(t.Context()); err != nil || len(due) != 0 {
 			t.Errorf("due at once: %v, %v", due, err)
 		}
 
-		var look state.Unsettled
+		var look state.InDoubtOperation
 		eventually(t, func() bool {
-			due, err := s.Due(t.Context())
+			due, err := s.ListInDoubt(t.Context())
 			if err != nil || len(due) == 0 {
 				return false
 			}
 			var ok bool
-			look, ok, err = s.Claim(t.Context(), due[0], state.NewHolder())
+			look, ok, err = s.AcquireInDoubt(t.Context(), due[0], state.NewOwner())
 			return ok && err == nil
 		})
-		c := look.Change
-		if look.Since <= 0 || look.Hold > hold || c.Expected != "at-0" || c.Description != "d" || c.Bucket != "service" ||
-			c.Record != "r" || c.Journal != "who" {
+		c := look.Operation
+		if look.Age <= 0 || look.HoldLeft > hold || c.ExpectedTokenID != "at-0" || c.Description != "d" || c.RateKey != "service" ||
+			c.IdempotencyKey != "r" || string(c.AuditRecord) != `"who"` {
 			t.Errorf("%+v", look)
 		}
-		begin(t, s, ask("a", ""), state.Held)
-		begin(t, s, ask("a", "r"), state.Unknown)
-		if _, ok, err := s.Claim(t.Context(), "a", state.NewHolder()); ok || err != nil {
+		begin(t, s, ask("a", ""), state.InDoubt)
+		begin(t, s, ask("a", "r"), state.DuplicateInDoubt)
+		if _, ok, err := s.AcquireInDoubt(t.Context(), "a", state.NewOwner()); ok || err != nil {
 			t.Errorf("two look at once: %v", err)
 		}
-		end(t, s, look.Turn, state.End{Unknown: true, Known: state.Same}) // not yet
-		_ = s.End(t.Context(), first.Turn, state.End{})                   // changes nothing
-		begin(t, s, ask("a", ""), state.Held)
+		end(t, s, look.Lock, state.Release{InDoubt: true, CurrentTokenID: state.Unchanged}) // not yet
+		_ = s.Release(t.Context(), first.Lock, state.Release{})                             // changes nothing
+		begin(t, s, ask("a", ""), state.InDoubt)
 
-		var mine state.Answer
+		var mine state.AcquireResult
 		eventually(t, func() bool { // whoever comes when it is due looks as well
 			var err error
-			mine, err = s.Begin(t.Context(), ask("a", ""))
-			return err == nil && mine.Verdict == state.Unsettle
+			mine, err = s.Acquire(t.Context(), ask("a", ""))
+			return err == nil && mine.Status == state.MustResolve
 		})
-		if mine.Unsettled.Hold >= look.Hold {
-			t.Errorf("the hold began anew: %v, before %v", mine.Unsettled.Hold, look.Hold)
+		if mine.InDoubt.HoldLeft >= look.HoldLeft {
+			t.Errorf("the hold began anew: %v, before %v", mine.InDoubt.HoldLeft, look.HoldLeft)
 		}
-		end(t, s, mine.Unsettled.Turn, state.End{Known: "at-1", Fate: state.Lost, Recorded: state.Recorded{Token: "at-1"}})
-		if p, err := s.Beat(t.Context(), "one"); p != (state.Pulse{Replicas: 1}) || err != nil {
+		end(t, s, mine.InDoubt.Lock, state.Release{CurrentTokenID: "at-1", Record: state.RecordSecretLost, Response: state.Response{TokenID: "at-1"}})
+		if p, err := s.Heartbeat(t.Context(), "one"); p != (state.ClusterStatus{Replicas: 1}) || err != nil {
 			t.Errorf("when it is settled: %+v, %v", p, err)
 		}
-		if got := begin(t, s, ask("a", "r"), state.Granted); got.Lost != "at-1" || got.Known != "at-1" {
+		if got := begin(t, s, ask("a", "r"), state.Acquired); got.LostTokenID != "at-1" || got.CurrentTokenID != "at-1" {
 			t.Errorf("%+v", got)
 		}
 	})
@@ -201,10 +202,10 @@ func TestUnknownOutcome(t *testing.T) {
 
 func TestBudget(t *testing.T) {
 	each(t, func(t *testing.T, s state.Store) {
-		slot := state.Slot{Bucket: "b", Interval: 200 * time.Millisecond, Burst: 200 * time.Millisecond, MaxWait: 300 * time.Millisecond}
+		slot := state.RateRequest{Key: "b", Interval: 200 * time.Millisecond, Burst: 200 * time.Millisecond, MaxWait: 300 * time.Millisecond}
 		var waits []time.Duration
 		for range 4 {
-			wait, err := s.Reserve(t.Context(), slot)
+			wait, err := s.ReserveRate(t.Context(), slot)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -214,16 +215,16 @@ func TestBudget(t *testing.T) {
 			t.Errorf("two at once, one after a while, and no more: %v", waits)
 		}
 		a := ask("a", "")
-		a.Slot = slot
-		if got := begin(t, s, a, state.Over); got.Wait <= 300*time.Millisecond {
+		a.Rate = slot
+		if got := begin(t, s, a, state.RateLimited); got.Wait <= 300*time.Millisecond {
 			t.Errorf("wait %v", got.Wait)
 		}
-		a.Slot.Bucket = "another"
-		begin(t, s, a, state.Granted)
-		if err := s.Pause(t.Context(), a.Slot, time.Minute); err != nil {
+		a.Rate.Key = "another"
+		begin(t, s, a, state.Acquired)
+		if err := s.BlockRate(t.Context(), a.Rate, time.Minute); err != nil {
 			t.Fatal(err)
 		}
-		if wait, err := s.Reserve(t.Context(), a.Slot); err != nil || wait < 50*time.Second {
+		if wait, err := s.ReserveRate(t.Context(), a.Rate); err != nil || wait < 50*time.Second {
 			t.Errorf("paused: %v, %v", wait, err)
 		}
 	})
@@ -232,21 +233,21 @@ func TestBudget(t *testing.T) {
 // What is begun anew is judged from then on, and by the token that there was then.
 func TestRedo(t *testing.T) {
 	each(t, func(t *testing.T, s state.Store) {
-		first := begin(t, s, ask("a", ""), state.Granted)
+		first := begin(t, s, ask("a", ""), state.Acquired)
 		time.Sleep(50 * time.Millisecond) // for Since to tell
-		if err := s.Redo(t.Context(), first.Turn, "at-2"); err != nil {
+		if err := s.Restart(t.Context(), first.Lock, "at-2"); err != nil {
 			t.Fatal(err)
 		}
 		redone := time.Now()
-		end(t, s, first.Turn, state.End{Unknown: true, Known: state.Same})
+		end(t, s, first.Lock, state.Release{InDoubt: true, CurrentTokenID: state.Unchanged})
 		eventually(t, func() bool {
-			u, ok, err := s.Claim(t.Context(), "a", state.NewHolder())
-			if ok && (u.Known != "at-2" || u.Since > time.Since(redone)+40*time.Millisecond) {
+			u, ok, err := s.AcquireInDoubt(t.Context(), "a", state.NewOwner())
+			if ok && (u.CurrentTokenID != "at-2" || u.Age > time.Since(redone)+40*time.Millisecond) {
 				t.Errorf("%+v", u)
 			}
 			return ok && err == nil
 		})
-		if err := s.Redo(t.Context(), first.Turn, "at-3"); !errors.Is(err, state.ErrFenced) {
+		if err := s.Restart(t.Context(), first.Lock, "at-3"); !errors.Is(err, state.ErrFenced) {
 			t.Errorf("a turn that has ended: %v", err)
 		}
 	})
@@ -256,38 +257,38 @@ func TestRedo(t *testing.T) {
 func TestADeadReplica(t *testing.T) {
 	r := statetest.Start(t)
 	dead, living := open(t, r.URL(), "teamtoken"), open(t, r.URL(), "teamtoken")
-	first := begin(t, dead, ask("a", "r"), state.Granted)
-	begin(t, living, ask("a", ""), state.Busy)
-	begin(t, living, ask("a", "r"), state.Running)
-	if err := dead.Renew(t.Context(), first.Turn); err != nil {
+	first := begin(t, dead, ask("a", "r"), state.Acquired)
+	begin(t, living, ask("a", ""), state.Locked)
+	begin(t, living, ask("a", "r"), state.DuplicateRunning)
+	if err := dead.Renew(t.Context(), first.Lock); err != nil {
 		t.Fatal(err)
 	}
-	var left state.Unsettled
+	var left state.InDoubtOperation
 	eventually(t, func() bool {
-		due, err := living.Due(t.Context())
+		due, err := living.ListInDoubt(t.Context())
 		if err != nil || len(due) == 0 {
 			return false
 		}
 		var ok bool
-		left, ok, err = living.Claim(t.Context(), "a", state.NewHolder())
+		left, ok, err = living.AcquireInDoubt(t.Context(), "a", state.NewOwner())
 		return ok && err == nil
 	})
-	if left.Since < dead.Lease() || left.Hold <= 0 || left.Change.Record != "r" {
+	if left.Age < dead.Lease() || left.HoldLeft <= 0 || left.Operation.IdempotencyKey != "r" {
 		t.Errorf("%+v", left)
 	}
 	for _, err := range []error{
-		dead.Renew(t.Context(), first.Turn), dead.End(t.Context(), first.Turn, state.End{Fate: state.Keep}),
+		dead.Renew(t.Context(), first.Lock), dead.Release(t.Context(), first.Lock, state.Release{Record: state.RecordCompleted}),
 	} {
 		if !errors.Is(err, state.ErrFenced) {
 			t.Errorf("it was not dead: %v", err)
 		}
 	}
-	end(t, living, left.Turn, state.End{Fate: state.Forget})
-	begin(t, living, ask("a", "r"), state.Granted)
-	if p, err := living.Beat(t.Context(), "one"); p.Replicas != 1 || err != nil {
+	end(t, living, left.Lock, state.Release{Record: state.RecordReset})
+	begin(t, living, ask("a", "r"), state.Acquired)
+	if p, err := living.Heartbeat(t.Context(), "one"); p.Replicas != 1 || err != nil {
 		t.Error(p, err)
 	}
-	if p, err := dead.Beat(t.Context(), "two"); p.Replicas != 2 || err != nil {
+	if p, err := dead.Heartbeat(t.Context(), "two"); p.Replicas != 2 || err != nil {
 		t.Error(p, err)
 	}
 }
@@ -296,30 +297,30 @@ func TestADeadReplica(t *testing.T) {
 func TestTheSameAskTwice(t *testing.T) {
 	s := open(t, statetest.Start(t).URL(), "teamtoken")
 	a := ask("a", "r")
-	first, again := begin(t, s, a, state.Granted), begin(t, s, a, state.Granted)
-	if first.Turn.Team != again.Turn.Team || first.Turn.Holder != again.Turn.Holder || first.Turn.Epoch != again.Turn.Epoch {
-		t.Errorf("%+v, and then %+v", first.Turn, again.Turn)
+	first, again := begin(t, s, a, state.Acquired), begin(t, s, a, state.Acquired)
+	if first.Lock.Team != again.Lock.Team || first.Lock.Owner != again.Lock.Owner || first.Lock.FencingToken != again.Lock.FencingToken {
+		t.Errorf("%+v, and then %+v", first.Lock, again.Lock)
 	}
-	begin(t, open(t, statetest.Start(t).URL(), "other"), a, state.Granted)
+	begin(t, open(t, statetest.Start(t).URL(), "other"), a, state.Acquired)
 
-	end(t, s, first.Turn, state.End{Unknown: true, Known: state.Same})
-	other := begin(t, s, ask("b", ""), state.Granted)
-	end(t, s, other.Turn, state.End{})
-	next := begin(t, s, ask("b", ""), state.Granted)
-	end(t, s, next.Turn, state.End{})
-	for _, turn := range []state.Turn{first.Turn, other.Turn} { // whatever came between
-		if err := s.End(t.Context(), turn, state.End{Unknown: turn == first.Turn, Known: state.Same}); err != nil {
+	end(t, s, first.Lock, state.Release{InDoubt: true, CurrentTokenID: state.Unchanged})
+	other := begin(t, s, ask("b", ""), state.Acquired)
+	end(t, s, other.Lock, state.Release{})
+	next := begin(t, s, ask("b", ""), state.Acquired)
+	end(t, s, next.Lock, state.Release{})
+	for _, turn := range []state.Lock{first.Lock, other.Lock} { // whatever came between
+		if err := s.Release(t.Context(), turn, state.Release{InDoubt: turn == first.Lock, CurrentTokenID: state.Unchanged}); err != nil {
 			t.Errorf("the same end twice: %v", err)
 		}
 	}
 	b := ask("a", "")
-	var settling state.Answer
+	var settling state.AcquireResult
 	eventually(t, func() bool {
 		var err error
-		settling, err = s.Begin(t.Context(), b)
-		return err == nil && settling.Verdict == state.Unsettle
+		settling, err = s.Acquire(t.Context(), b)
+		return err == nil && settling.Status == state.MustResolve
 	})
-	if again := begin(t, s, b, state.Unsettle); again.Unsettled.Change.Record != "r" {
+	if again := begin(t, s, b, state.MustResolve); again.InDoubt.Operation.IdempotencyKey != "r" {
 		t.Errorf("what is to be settled was taken for what was asked: %+v", again)
 	}
 }
@@ -329,37 +330,37 @@ func TestTheSameAskTwice(t *testing.T) {
 func TestRedisGoesAway(t *testing.T) {
 	r := statetest.Start(t)
 	s := open(t, r.URL(), "teamtoken")
-	first := begin(t, s, ask("a", ""), state.Granted)
+	first := begin(t, s, ask("a", ""), state.Acquired)
 	r.Kill()
-	if _, err := s.Begin(t.Context(), ask("b", "")); err == nil {
+	if _, err := s.Acquire(t.Context(), ask("b", "")); err == nil {
 		t.Error("there is no Redis")
 	}
 	r.Run()
-	eventually(t, func() bool { return s.Renew(t.Context(), first.Turn) == nil })
+	eventually(t, func() bool { return s.Renew(t.Context(), first.Lock) == nil })
 	r.Hang()
-	if _, err := s.Begin(t.Context(), ask("b", "")); err == nil {
+	if _, err := s.Acquire(t.Context(), ask("b", "")); err == nil {
 		t.Error("Redis hangs")
 	}
 	r.Resume()
-	eventually(t, func() bool { _, err := s.Due(t.Context()); return err == nil })
+	eventually(t, func() bool { _, err := s.ListInDoubt(t.Context()); return err == nil })
 }
 
 func TestPasswordAndUser(t *testing.T) {
 	r := statetest.Start(t, "user tt on >right ~* &* +@all", "user default off")
 	url := "redis://tt:right@" + r.Address()
-	begin(t, open(t, url, "teamtoken"), ask("a", ""), state.Granted)
-	if _, err := open(t, "redis://tt:wrong@"+r.Address(), "x").Begin(t.Context(), ask("a", "")); err == nil {
+	begin(t, open(t, url, "teamtoken"), ask("a", ""), state.Acquired)
+	if _, err := open(t, "redis://tt:wrong@"+r.Address(), "x").Acquire(t.Context(), ask("a", "")); err == nil {
 		t.Error("the wrong password does as well")
 	}
 	given, err := state.OpenRedis(state.RedisOptions{
 		URL: secret.New("redis://tt@" + r.Address()), Password: func() secret.Text { return secret.New("right") },
-		Prefix: "y", Times: state.NewTimes(hold), Keys: keys,
+		Prefix: "y", Times: state.NewTTLs(hold), Keys: keys,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer given.Close()
-	begin(t, given, ask("a", ""), state.Granted)
+	begin(t, given, ask("a", ""), state.Acquired)
 }
 
 func TestURLs(t *testing.T) {
@@ -457,7 +458,7 @@ func TestAnAskThatCameLate(t *testing.T) {
 	r := statetest.Start(t)
 	rejected := false
 	s, err := state.OpenRedis(state.RedisOptions{
-		URL: secret.New(r.URL()), Prefix: "teamtoken", Times: state.NewTimes(hold), Keys: keys,
+		URL: secret.New(r.URL()), Prefix: "teamtoken", Times: state.NewTTLs(hold), Keys: keys,
 		Rejected: func(context.Context, string, string, error) { rejected = true },
 	})
 	if err != nil {
@@ -465,11 +466,11 @@ func TestAnAskThatCameLate(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = s.Close() })
 	a := ask("a", "r")
-	end(t, s, begin(t, s, a, state.Granted).Turn, state.End{Known: state.Same, Fate: state.Forget})
-	begin(t, s, a, state.Granted) // as the same words, read again
+	end(t, s, begin(t, s, a, state.Acquired).Lock, state.Release{CurrentTokenID: state.Unchanged, Record: state.RecordReset})
+	begin(t, s, a, state.Acquired) // as the same words, read again
 	eventually(t, func() bool {
-		got, err := s.Begin(t.Context(), ask("a", ""))
-		return err == nil && got.Verdict == state.Granted
+		got, err := s.Acquire(t.Context(), ask("a", ""))
+		return err == nil && got.Status == state.Acquired
 	})
 	if rejected {
 		t.Error("it was taken for a forged one")

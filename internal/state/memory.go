@@ -9,41 +9,41 @@ import (
 
 // Memory is the state of one replica, which is gone when the process is.
 type Memory struct {
-	times Times
+	times TTLs
 
-	mu      sync.Mutex
-	epoch   int64 // of the last lock, whatever team it was of
-	teams   map[string]*team
-	records map[string]*record
-	kept    map[string]int       // by caller, of how many requests the record is kept
-	tat     map[string]time.Time // by bucket, when its next regular slot is
-	tatMax  int                  // how many of these there may be before some are dropped
-	swept   time.Time
+	mu               sync.Mutex
+	lastFencingToken int64 // of the last lock, whatever team it was of
+	teams            map[string]*lockState
+	records          map[string]*record
+	recordsPerCaller map[string]int       // by caller, of how many requests the record is kept
+	tat              map[string]time.Time // by bucket, when its next regular slot is
+	tatMax           int                  // how many of these there may be before some are dropped
+	expiredAt        time.Time
 }
 
-type team struct {
-	holder string // empty if nobody has the turn
-	epoch  int64
-	known  string
-	change *Change   // begun, and not ended
-	begun  time.Time // and what follows is of it
-	hold   time.Time // zero until its outcome is said to be unknown
-	due    time.Time
+type lockState struct {
+	owner          string // empty if nobody has the turn
+	fencingToken   int64
+	currentTokenID string
+	operation      *Operation // begun, and not ended
+	startedAt      time.Time  // and what follows is of it
+	holdUntil      time.Time  // zero until its outcome is said to be unknown
+	dueAt          time.Time
 }
 
 type record struct {
-	caller  string
-	params  string
-	fate    Fate // empty while it is open
-	what    Recorded
-	answer  time.Time // when the answer goes
-	expires time.Time
+	caller      string
+	fingerprint string
+	state       RecordState // empty while it is open
+	response    Response
+	sealedUntil time.Time // when the answer goes
+	expiresAt   time.Time
 }
 
 // NewMemory returns an empty state.
-func NewMemory(t Times) *Memory {
+func NewMemory(t TTLs) *Memory {
 	return &Memory{
-		times: t, teams: make(map[string]*team), records: make(map[string]*record), kept: make(map[string]int), tat: make(map[string]time.Time), swept: time.Now(),
+		times: t, teams: make(map[string]*lockState), records: make(map[string]*record), recordsPerCaller: make(map[string]int), tat: make(map[string]time.Time), expiredAt: time.Now(),
 	}
 }
 
@@ -53,173 +53,173 @@ func (m *Memory) Lease() time.Duration { return 0 }
 // Close does nothing.
 func (m *Memory) Close() error { return nil }
 
-// Begin is of Store.
-func (m *Memory) Begin(_ context.Context, a Ask) (Answer, error) {
+// Acquire is of Store.
+func (m *Memory) Acquire(_ context.Context, a AcquireRequest) (AcquireResult, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := time.Now()
-	r := m.record(a.Change.Record, now)
-	if r != nil && r.params != a.Params {
-		return Answer{Verdict: Reused}, nil
+	r := m.record(a.Operation.IdempotencyKey, now)
+	if r != nil && r.fingerprint != a.Fingerprint {
+		return AcquireResult{Status: KeyReused}, nil
 	}
-	if r != nil && r.fate == Keep {
-		return Answer{Verdict: Done, Recorded: r.what}, nil
+	if r != nil && r.state == RecordCompleted {
+		return AcquireResult{Status: Completed, Response: r.response}, nil
 	}
-	if r == nil && a.Change.Record != "" && a.MaxRecords > 0 && m.kept[a.Change.Caller] >= a.MaxRecords {
-		return Answer{Verdict: Full}, nil
+	if r == nil && a.Operation.IdempotencyKey != "" && a.MaxRecords > 0 && m.recordsPerCaller[a.Operation.Caller] >= a.MaxRecords {
+		return AcquireResult{Status: QuotaExceeded}, nil
 	}
-	t := m.teams[a.Change.Team]
-	if t != nil && t.change != nil {
-		same := r != nil && t.change.Record == a.Change.Record
-		return m.occupied(t, a, same, now), nil
+	t := m.teams[a.Operation.Team]
+	if t != nil && t.operation != nil {
+		same := r != nil && t.operation.IdempotencyKey == a.Operation.IdempotencyKey
+		return m.conflict(t, a, same, now), nil
 	}
-	wait := m.reserve(a.Slot, now)
-	if wait > a.Slot.MaxWait {
-		return Answer{Verdict: Over, Wait: wait}, nil
+	wait := m.reserve(a.Rate, now)
+	if wait > a.Rate.MaxWait {
+		return AcquireResult{Status: RateLimited, Wait: wait}, nil
 	}
 	if t == nil {
-		t = &team{}
-		m.teams[a.Change.Team] = t
+		t = &lockState{}
+		m.teams[a.Operation.Team] = t
 	}
-	m.epoch++
-	t.epoch = m.epoch
-	t.holder, t.begun = a.Holder, now
-	t.change = &a.Change
+	m.lastFencingToken++
+	t.fencingToken = m.lastFencingToken
+	t.owner, t.startedAt = a.Owner, now
+	t.operation = &a.Operation
 	lost := ""
-	if a.Change.Record != "" {
+	if a.Operation.IdempotencyKey != "" {
 		if r != nil {
-			lost = r.what.Token
+			lost = r.response.TokenID
 		}
-		m.forget(a.Change.Record)
-		m.records[a.Change.Record] = &record{
-			caller: a.Change.Caller, params: a.Params, what: Recorded{Token: lost}, expires: now.Add(m.times.Tombstone),
+		m.deleteRecord(a.Operation.IdempotencyKey)
+		m.records[a.Operation.IdempotencyKey] = &record{
+			caller: a.Operation.Caller, fingerprint: a.Fingerprint, response: Response{TokenID: lost}, expiresAt: now.Add(m.times.Tombstone),
 		}
-		m.kept[a.Change.Caller]++
+		m.recordsPerCaller[a.Operation.Caller]++
 	}
-	return Answer{
-		Verdict: Granted, Turn: Turn{a.Change.Team, a.Holder, t.epoch, now, a.Change.Record, nil}, Wait: wait, Known: t.known, Lost: lost,
+	return AcquireResult{
+		Status: Acquired, Lock: Lock{a.Operation.Team, a.Owner, t.fencingToken, now, a.Operation.IdempotencyKey, nil}, Wait: wait, CurrentTokenID: t.currentTokenID, LostTokenID: lost,
 	}, nil
 }
 
-// occupied is the answer to who asks for a team of which something is not ended.
-func (m *Memory) occupied(t *team, a Ask, same bool, now time.Time) Answer {
+// conflict is the answer to who asks for a team of which something is not ended.
+func (m *Memory) conflict(t *lockState, a AcquireRequest, same bool, now time.Time) AcquireResult {
 	switch {
-	case t.holder != "" && same && t.hold.IsZero():
-		return Answer{Verdict: Running}
-	case t.holder != "" && t.hold.IsZero():
-		return Answer{Verdict: Busy}
-	case t.holder == "" && !t.due.After(now):
-		return Answer{Verdict: Unsettle, Unsettled: m.claim(t, a.Holder, now)}
+	case t.owner != "" && same && t.holdUntil.IsZero():
+		return AcquireResult{Status: DuplicateRunning}
+	case t.owner != "" && t.holdUntil.IsZero():
+		return AcquireResult{Status: Locked}
+	case t.owner == "" && !t.dueAt.After(now):
+		return AcquireResult{Status: MustResolve, InDoubt: m.takeOver(t, a.Owner, now)}
 	case same:
-		return Answer{Verdict: Unknown, Wait: t.hold.Sub(now)}
+		return AcquireResult{Status: DuplicateInDoubt, Wait: t.holdUntil.Sub(now)}
 	default:
-		return Answer{Verdict: Held, Wait: t.hold.Sub(now)}
+		return AcquireResult{Status: InDoubt, Wait: t.holdUntil.Sub(now)}
 	}
 }
 
-func (m *Memory) claim(t *team, holder string, now time.Time) Unsettled {
-	m.epoch++
-	t.epoch, t.holder = m.epoch, holder
-	return Unsettled{
-		Turn: Turn{t.change.Team, holder, t.epoch, now, t.change.Record, nil}, Change: *t.change,
-		Since: now.Sub(t.begun), Hold: t.hold.Sub(now), Known: t.known,
+func (m *Memory) takeOver(t *lockState, holder string, now time.Time) InDoubtOperation {
+	m.lastFencingToken++
+	t.fencingToken, t.owner = m.lastFencingToken, holder
+	return InDoubtOperation{
+		Lock: Lock{t.operation.Team, holder, t.fencingToken, now, t.operation.IdempotencyKey, nil}, Operation: *t.operation,
+		Age: now.Sub(t.startedAt), HoldLeft: t.holdUntil.Sub(now), CurrentTokenID: t.currentTokenID,
 	}
 }
 
-// forget takes the record of a key away, if there is one.
-func (m *Memory) forget(key string) {
+// deleteRecord takes the record of a key away, if there is one.
+func (m *Memory) deleteRecord(key string) {
 	r := m.records[key]
 	if r == nil {
 		return
 	}
 	delete(m.records, key)
-	if m.kept[r.caller]--; m.kept[r.caller] == 0 {
-		delete(m.kept, r.caller)
+	if m.recordsPerCaller[r.caller]--; m.recordsPerCaller[r.caller] == 0 {
+		delete(m.recordsPerCaller, r.caller)
 	}
 }
 
 // record is the record of a key as it is by now.
 func (m *Memory) record(key string, now time.Time) *record {
 	r := m.records[key]
-	if r == nil || now.After(r.expires) {
+	if r == nil || now.After(r.expiresAt) {
 		return nil
 	}
-	if r.fate == Keep && now.After(r.answer) {
-		r.what.Answer = nil
+	if r.state == RecordCompleted && now.After(r.sealedUntil) {
+		r.response.Sealed = nil
 	}
 	return r
 }
 
 // Renew is of Store.
-func (m *Memory) Renew(_ context.Context, t Turn) error {
+func (m *Memory) Renew(_ context.Context, t Lock) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if own := m.teams[t.Team]; own == nil || own.holder != t.Holder || own.epoch != t.Epoch {
+	if own := m.teams[t.Team]; own == nil || own.owner != t.Owner || own.fencingToken != t.FencingToken {
 		return ErrFenced
 	}
 	return nil
 }
 
-// Redo is of Store.
-func (m *Memory) Redo(ctx context.Context, t Turn, known string) error {
+// Restart is of Store.
+func (m *Memory) Restart(ctx context.Context, t Lock, known string) error {
 	if err := m.Renew(ctx, t); err != nil {
 		return err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.teams[t.Team].known, m.teams[t.Team].begun = known, time.Now()
+	m.teams[t.Team].currentTokenID, m.teams[t.Team].startedAt = known, time.Now()
 	return nil
 }
 
-// End is of Store.
-func (m *Memory) End(_ context.Context, t Turn, e End) error {
+// Release is of Store.
+func (m *Memory) Release(_ context.Context, t Lock, e Release) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := time.Now()
 	own := m.teams[t.Team]
-	if own == nil || own.holder != t.Holder || own.epoch != t.Epoch {
+	if own == nil || own.owner != t.Owner || own.fencingToken != t.FencingToken {
 		return ErrFenced
 	}
-	own.holder = ""
-	if e.Unknown {
-		if own.hold.IsZero() {
-			own.hold = now.Add(m.times.Hold)
+	own.owner = ""
+	if e.InDoubt {
+		if own.holdUntil.IsZero() {
+			own.holdUntil = now.Add(m.times.Hold)
 		}
-		own.due = now.Add(m.times.check())
+		own.dueAt = now.Add(m.times.checkInterval())
 		return nil
 	}
-	own.change, own.hold, own.due = nil, time.Time{}, time.Time{}
-	if e.Known != Same {
-		own.known = e.Known
+	own.operation, own.holdUntil, own.dueAt = nil, time.Time{}, time.Time{}
+	if e.CurrentTokenID != Unchanged {
+		own.currentTokenID = e.CurrentTokenID
 	}
-	if own.known == "" {
+	if own.currentTokenID == "" {
 		delete(m.teams, t.Team)
 	}
-	if t.record == "" {
+	if t.idempotencyKey == "" {
 		return nil
 	}
-	switch r := m.records[t.record]; {
+	switch r := m.records[t.idempotencyKey]; {
 	case r == nil:
-	case e.Fate == Forget && r.what.Token != "":
-		r.fate = Lost
-	case e.Fate == Forget:
-		m.forget(t.record)
+	case e.Record == RecordReset && r.response.TokenID != "":
+		r.state = RecordSecretLost
+	case e.Record == RecordReset:
+		m.deleteRecord(t.idempotencyKey)
 	default:
-		r.fate, r.what = e.Fate, e.Recorded
-		r.answer, r.expires = now.Add(m.times.Answer), now.Add(m.times.Tombstone)
+		r.state, r.response = e.Record, e.Response
+		r.sealedUntil, r.expiresAt = now.Add(m.times.Response), now.Add(m.times.Tombstone)
 	}
 	return nil
 }
 
-// Due is of Store.
-func (m *Memory) Due(context.Context) ([]string, error) {
+// ListInDoubt is of Store.
+func (m *Memory) ListInDoubt(context.Context) ([]string, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := time.Now()
-	m.sweep(now)
+	m.expire(now)
 	var due []string
 	for name, t := range m.teams {
-		if t.change != nil && t.holder == "" && !t.due.After(now) && len(due) < maxDue {
+		if t.operation != nil && t.owner == "" && !t.dueAt.After(now) && len(due) < maxInDoubt {
 			due = append(due, name)
 		}
 	}
@@ -227,18 +227,18 @@ func (m *Memory) Due(context.Context) ([]string, error) {
 	return due, nil
 }
 
-// maxDue is how many teams are settled in one go.
-const maxDue = 100
+// maxInDoubt is how many teams are settled in one go.
+const maxInDoubt = 100
 
-// sweep lets go of what has had its time, once a minute.
-func (m *Memory) sweep(now time.Time) {
-	if now.Sub(m.swept) < time.Minute {
+// expire lets go of what has had its time, once a minute.
+func (m *Memory) expire(now time.Time) {
+	if now.Sub(m.expiredAt) < time.Minute {
 		return
 	}
-	m.swept = now
+	m.expiredAt = now
 	for key := range m.records {
 		if m.record(key, now) == nil {
-			m.forget(key)
+			m.deleteRecord(key)
 		}
 	}
 	for bucket, tat := range m.tat {
@@ -247,36 +247,36 @@ func (m *Memory) sweep(now time.Time) {
 		}
 	}
 	for name, t := range m.teams {
-		if t.change == nil && now.Sub(t.begun) > m.times.Tombstone {
+		if t.operation == nil && now.Sub(t.startedAt) > m.times.Tombstone {
 			delete(m.teams, name)
 		}
 	}
 }
 
-// Claim is of Store.
-func (m *Memory) Claim(_ context.Context, name, holder string) (Unsettled, bool, error) {
+// AcquireInDoubt is of Store.
+func (m *Memory) AcquireInDoubt(_ context.Context, name, holder string) (InDoubtOperation, bool, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := time.Now()
 	t := m.teams[name]
-	if t == nil || t.change == nil || t.holder != "" || t.due.After(now) {
-		return Unsettled{}, false, nil
+	if t == nil || t.operation == nil || t.owner != "" || t.dueAt.After(now) {
+		return InDoubtOperation{}, false, nil
 	}
-	return m.claim(t, holder, now), true, nil
+	return m.takeOver(t, holder, now), true, nil
 }
 
-// Reserve is of Store.
-func (m *Memory) Reserve(_ context.Context, s Slot) (time.Duration, error) {
+// ReserveRate is of Store.
+func (m *Memory) ReserveRate(_ context.Context, s RateRequest) (time.Duration, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.reserve(s, time.Now()), nil
 }
 
-func (m *Memory) reserve(s Slot, now time.Time) time.Duration {
+func (m *Memory) reserve(s RateRequest, now time.Time) time.Duration {
 	if s.Interval == 0 {
 		return 0
 	}
-	tat := m.tat[s.Bucket]
+	tat := m.tat[s.Key]
 	wait := max(tat.Add(-s.Burst).Sub(now), 0)
 	if wait > s.MaxWait {
 		return wait
@@ -285,29 +285,29 @@ func (m *Memory) reserve(s Slot, now time.Time) time.Duration {
 		tat = now
 	}
 	m.sweepBuckets(now)
-	m.tat[s.Bucket] = tat.Add(s.Interval)
+	m.tat[s.Key] = tat.Add(s.Interval)
 	return wait
 }
 
-// Pause is of Store.
-func (m *Memory) Pause(_ context.Context, s Slot, d time.Duration) error {
+// BlockRate is of Store.
+func (m *Memory) BlockRate(_ context.Context, s RateRequest, d time.Duration) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.sweepBuckets(time.Now())
-	if until := time.Now().Add(d + s.Burst); until.After(m.tat[s.Bucket]) {
-		m.tat[s.Bucket] = until
+	if until := time.Now().Add(d + s.Burst); until.After(m.tat[s.Key]) {
+		m.tat[s.Key] = until
 	}
 	return nil
 }
 
-// Beat is of Store: there is one replica.
-func (m *Memory) Beat(context.Context, string) (Pulse, error) {
+// Heartbeat is of Store: there is one replica.
+func (m *Memory) Heartbeat(context.Context, string) (ClusterStatus, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	p := Pulse{Replicas: 1}
+	p := ClusterStatus{Replicas: 1}
 	for _, t := range m.teams {
-		if !t.hold.IsZero() {
-			p.Held++
+		if !t.holdUntil.IsZero() {
+			p.InDoubt++
 		}
 	}
 	return p, nil

@@ -20,13 +20,13 @@ type Waiter struct {
 	Replica string // in letters and digits; empty for who does not wait in the queue
 	Caller  string
 	Class   int  // 0 is the best, 9 the last
-	Look    bool // only to see whether the lock can be had: Over says that it can
+	DryRun  bool // only to see whether the lock can be had: Over says that it can
 }
 
-// Looking is the Ask that only sees whether the lock can be had. Nothing is taken.
-func (a Ask) Looking() Ask {
-	a.Waiter.Look = true
-	a.Slot.Interval, a.Slot.MaxWait = 0, -time.Microsecond
+// DryRun is the Ask that only sees whether the lock can be had. Nothing is taken.
+func (a AcquireRequest) DryRun() AcquireRequest {
+	a.Waiter.DryRun = true
+	a.Rate.Interval, a.Rate.MaxWait = 0, -time.Microsecond
 	return a
 }
 
@@ -37,7 +37,7 @@ func (w Waiter) args() []any {
 		sum := sha256.Sum256([]byte(w.Caller))
 		caller = hex.EncodeToString(sum[:8])
 	}
-	if w.Look {
+	if w.DryRun {
 		look = "1"
 	}
 	return []any{w.Replica, w.Class, caller, look}
@@ -49,17 +49,17 @@ var queueText string
 //go:embed lua/leave.lua
 var leaveText string
 
-var leave = step{"leave", redis.NewScript(clock + leaveText), true}
+var leaveScript = script{"leave", redis.NewScript(clock + leaveText), true}
 
-func (r *Redis) queue(team string) string { return r.prefix + "queue:" + team }
+func (r *Redis) queueKey(team string) string { return r.prefix + "queue:" + team }
 
 // Leave is of Store.
-func (r *Redis) Leave(ctx context.Context, a Ask) error {
-	if err := r.run(ctx, leave, []string{r.queue(a.Change.Team)}, a.Waiter.Replica, a.Holder).Err(); err != nil {
+func (r *Redis) Leave(ctx context.Context, a AcquireRequest) error {
+	if err := r.runScript(ctx, leaveScript, []string{r.queueKey(a.Operation.Team)}, a.Waiter.Replica, a.Owner).Err(); err != nil {
 		return fmt.Errorf("state: %w", err)
 	}
 	return nil
 }
 
 // Leave is of Store: one replica has the queue to itself.
-func (m *Memory) Leave(context.Context, Ask) error { return nil }
+func (m *Memory) Leave(context.Context, AcquireRequest) error { return nil }

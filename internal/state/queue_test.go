@@ -37,8 +37,8 @@ func TestReplicasTakeTurns(t *testing.T) {
 		{"who does not wait in the queue", `A:x:0 granted, B:z:0 busy, end, :w:0 granted, end, A:x2:0 busy, B:z:0 granted, end`},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			asks := map[string]state.Ask{}
-			turns := map[string]state.Turn{}
+			asks := map[string]state.AcquireRequest{}
+			turns := map[string]state.Lock{}
 			has := ""
 			for step := range strings.SplitSeq(row.steps, ",") {
 				words := strings.Fields(step)
@@ -58,11 +58,11 @@ func TestReplicasTakeTurns(t *testing.T) {
 					asks[call] = a
 				}
 				if look {
-					a = a.Looking()
+					a = a.DryRun()
 				}
 				switch {
 				case call == "end":
-					end(t, s, turns[has], state.End{Known: state.Same})
+					end(t, s, turns[has], state.Release{CurrentTokenID: state.Unchanged})
 					delete(asks, has) // the next call of the same name is another one
 					has = ""
 				case words[0] == "leave":
@@ -70,12 +70,12 @@ func TestReplicasTakeTurns(t *testing.T) {
 						t.Fatal(err)
 					}
 				default:
-					got, err := s.Begin(t.Context(), a)
-					if err != nil || got.Verdict != state.Verdict(words[1]) {
-						t.Fatalf("%s: %q, %v", strings.TrimSpace(step), got.Verdict, err)
+					got, err := s.Acquire(t.Context(), a)
+					if err != nil || got.Status != state.AcquireStatus(words[1]) {
+						t.Fatalf("%s: %q, %v", strings.TrimSpace(step), got.Status, err)
 					}
-					if got.Verdict == state.Granted {
-						has, turns[call] = call, got.Turn
+					if got.Status == state.Acquired {
+						has, turns[call] = call, got.Lock
 					}
 				}
 			}
@@ -95,7 +95,7 @@ func TestQueueIsNotBelieved(t *testing.T) {
 		"a replica that died": func(string) error {
 			dead := ask("a replica that died", "")
 			dead.Waiter = state.Waiter{Replica: "B", Caller: "z"}
-			_, err := s.Begin(t.Context(), dead)
+			_, err := s.Acquire(t.Context(), dead)
 			return err
 		},
 		"no hash":    func(key string) error { return client.Set(t.Context(), key, "x", 0).Err() },
@@ -116,26 +116,26 @@ func TestQueueIsNotBelieved(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			first := begin(t, s, ask(name, ""), state.Granted)
+			first := begin(t, s, ask(name, ""), state.Acquired)
 			key := "{teamtoken}:queue:" + name
 			if err := write(key); err != nil {
 				t.Fatal(err)
 			}
-			end(t, s, first.Turn, state.End{Known: state.Same})
+			end(t, s, first.Lock, state.Release{CurrentTokenID: state.Unchanged})
 			a := ask(name, "")
 			a.Waiter = state.Waiter{Replica: "A", Caller: "x"}
 			deadline := time.Now().Add(20 * time.Second)
 			for {
-				got, err := s.Begin(t.Context(), a)
+				got, err := s.Acquire(t.Context(), a)
 				if err != nil {
 					t.Fatal(err)
 				}
-				if got.Verdict == state.Granted {
-					end(t, s, got.Turn, state.End{Known: state.Same})
+				if got.Status == state.Acquired {
+					end(t, s, got.Lock, state.Release{CurrentTokenID: state.Unchanged})
 					break
 				}
 				if time.Now().After(deadline) {
-					t.Fatalf("still %q", got.Verdict)
+					t.Fatalf("still %q", got.Status)
 				}
 				time.Sleep(20 * time.Millisecond)
 			}

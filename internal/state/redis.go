@@ -25,16 +25,16 @@ import (
 // that is what lets a step touch a team, a record and the budget at once, and it
 // is enough for an upstream that takes thirty requests a second.
 type Redis struct {
-	client   redis.UniversalClient
-	circuit  *gobreaker.TwoStepCircuitBreaker[any]
-	times    Times
-	prefix   string
-	observe  func(ctx context.Context, step, failure string, d time.Duration)
-	keys     func() *seal.Keys
-	rejected func(ctx context.Context, kind, team string, why error)
-	over     recent       // by the holders that they were begun with, changes that ended here
-	void     recent       // and those of which nothing was done
-	ahead    atomic.Int64 // how far Redis's clock is ahead of ours, in milliseconds; 0 if it was not asked
+	client      redis.UniversalClient
+	circuit     *gobreaker.TwoStepCircuitBreaker[any]
+	times       TTLs
+	prefix      string
+	observe     func(ctx context.Context, step, failure string, d time.Duration)
+	keys        func() *seal.Keys
+	rejected    func(ctx context.Context, kind, team string, why error)
+	ended       recentSet    // by the holders that they were begun with, changes that ended here
+	withdrawn   recentSet    // and those of which nothing was done
+	clockOffset atomic.Int64 // how far Redis's clock is ahead of ours, in milliseconds; 0 if it was not asked
 }
 
 // The circuit spares callers the wait for a Redis that is not there.
@@ -43,25 +43,25 @@ const (
 	circuitProbe    = 500 * time.Millisecond
 )
 
-// maxOver is how many changes that ended here are remembered, at least: five minutes'
+// maxEnded is how many changes that ended here are remembered, at least: five minutes'
 // worth, at the rate that HCP Terraform takes.
-const maxOver = 8192
+const maxEnded = 8192
 
-// run asks Redis for a step.
-func (r *Redis) run(ctx context.Context, s step, keys []string, args ...any) *redis.Cmd {
+// runScript asks Redis for a step.
+func (r *Redis) runScript(ctx context.Context, s script, keys []string, args ...any) *redis.Cmd {
 	asked := time.Now()
-	cmd := r.ask(ctx, s, keys, args...)
+	cmd := r.callThroughBreaker(ctx, s, keys, args...)
 	if r.observe != nil {
 		r.observe(ctx, s.name, failureOf(cmd.Err()), time.Since(asked))
 	}
 	return cmd
 }
 
-func (r *Redis) ask(ctx context.Context, s step, keys []string, args ...any) *redis.Cmd {
+func (r *Redis) callThroughBreaker(ctx context.Context, s script, keys []string, args ...any) *redis.Cmd {
 	tell, err := r.circuit.Allow()
-	if err != nil && !s.ends {
+	if err != nil && !s.always {
 		cmd := redis.NewCmd(ctx)
-		cmd.SetErr(errAway)
+		cmd.SetErr(errCircuitOpen)
 		return cmd
 	}
 	news := errPanic
@@ -85,7 +85,7 @@ func failureOf(err error) string {
 	switch {
 	case err == nil:
 		return ""
-	case errors.Is(err, errAway):
+	case errors.Is(err, errCircuitOpen):
 		return "circuit_open"
 	case errors.As(err, &said):
 		return "refused"
@@ -99,8 +99,8 @@ func failureOf(err error) string {
 }
 
 var (
-	errAway  = errors.New("state: Redis did not answer lately, so it was not asked")
-	errPanic = errors.New("state: the request to Redis panicked")
+	errCircuitOpen = errors.New("state: Redis did not answer lately, so it was not asked")
+	errPanic       = errors.New("state: the request to Redis panicked")
 )
 
 // RedisOptions say which Redis, and how to reach it.
@@ -116,7 +116,7 @@ type RedisOptions struct {
 	TLS func() *tls.Config
 	// Prefix keeps several services in one Redis apart.
 	Prefix string
-	Times  Times
+	Times  TTLs
 	// Keys seal what leads to an action or an answer. They must be set.
 	Keys func() *seal.Keys
 	// Rejected, if set, is called for each value in Redis that was rejected, with its kind,
@@ -141,7 +141,7 @@ const (
 // OpenRedis returns the state in Redis, which need not be there yet. An error says
 // what is wrong with the URL, and never shows it.
 func OpenRedis(o RedisOptions) (*Redis, error) {
-	redis.SetLogger(silent{})
+	redis.SetLogger(discardLogger{})
 	u, err := options(o.URL)
 	if err != nil {
 		return nil, err
@@ -165,15 +165,15 @@ func OpenRedis(o RedisOptions) (*Redis, error) {
 	})
 	return &Redis{
 		client: connect(u), circuit: circuit, times: o.Times, prefix: "{" + o.Prefix + "}:", observe: o.Observe,
-		keys: o.Keys, rejected: o.Rejected, over: recent{size: maxOver}, void: recent{size: maxOver},
+		keys: o.Keys, rejected: o.Rejected, ended: recentSet{size: maxEnded}, withdrawn: recentSet{size: maxEnded},
 	}, nil
 }
 
-// silent keeps the library from writing to standard error: what it has to say is
+// discardLogger keeps the library from writing to standard error: what it has to say is
 // in the errors of the steps.
-type silent struct{}
+type discardLogger struct{}
 
-func (silent) Printf(context.Context, string, ...any) {}
+func (discardLogger) Printf(context.Context, string, ...any) {}
 
 //go:embed lua/clock.lua
 var clock string
@@ -208,95 +208,95 @@ var pauseText string
 //go:embed lua/beat.lua
 var beatText string
 
-// step is what Redis does at once. What ends something is tried whatever happened to
+// script is what Redis does at once. What ends something is tried whatever happened to
 // others before; the rest is not while Redis is known to be away.
-type step struct {
+type script struct {
 	name   string
 	script *redis.Script
-	ends   bool
+	always bool
 }
 
 var (
-	begin   = step{"begin", redis.NewScript(clock + queueText + keptText + beginText), false}
-	end     = step{"end", redis.NewScript(clock + keptText + endText), true}
-	drop    = step{"drop", redis.NewScript(clock + dropText), true}
-	tick    = step{"tick", redis.NewScript(clock + "return n(now)"), false}
-	renew   = step{"renew", redis.NewScript(clock + renewText), true}
-	claim   = step{"claim", redis.NewScript(clock + claimText), false}
-	due     = step{"due", redis.NewScript(clock + dueText), false}
-	reserve = step{"reserve", redis.NewScript(clock + reserveText), false}
-	pause   = step{"pause", redis.NewScript(clock + pauseText), false}
-	beat    = step{"beat", redis.NewScript(clock + beatText), false}
+	acquireScript   = script{"begin", redis.NewScript(clock + queueText + keptText + beginText), false}
+	releaseScript   = script{"end", redis.NewScript(clock + keptText + endText), true}
+	dropScript      = script{"drop", redis.NewScript(clock + dropText), true}
+	clockScript     = script{"tick", redis.NewScript(clock + "return n(now)"), false}
+	renewScript     = script{"renew", redis.NewScript(clock + renewText), true}
+	takeOverScript  = script{"claim", redis.NewScript(clock + claimText), false}
+	listScript      = script{"due", redis.NewScript(clock + dueText), false}
+	reserveScript   = script{"reserve", redis.NewScript(clock + reserveText), false}
+	blockScript     = script{"pause", redis.NewScript(clock + pauseText), false}
+	heartbeatScript = script{"beat", redis.NewScript(clock + beatText), false}
 )
 
-func (r *Redis) team(name string) string    { return r.prefix + "team:" + name }
-func (r *Redis) record(key string) string   { return r.prefix + "record:" + key }
-func (r *Redis) answer(key string) string   { return r.prefix + "answer:" + key }
-func (r *Redis) bucket(name string) string  { return r.prefix + "budget:" + name }
-func (r *Redis) ended(holder string) string { return r.prefix + "ended:" + holder }
-func (r *Redis) unsettled() string          { return r.prefix + "unsettled" }
-func (r *Redis) kept(caller string) string  { return r.prefix + "kept:" + caller }
-func (r *Redis) held() string               { return r.prefix + "held" }
-func (r *Redis) replicas() string           { return r.prefix + "replicas" }
+func (r *Redis) teamKey(name string) string               { return r.prefix + "team:" + name }
+func (r *Redis) recordKey(key string) string              { return r.prefix + "record:" + key }
+func (r *Redis) responseKey(key string) string            { return r.prefix + "answer:" + key }
+func (r *Redis) rateKey(name string) string               { return r.prefix + "budget:" + name }
+func (r *Redis) releasedKey(holder string) string         { return r.prefix + "ended:" + holder }
+func (r *Redis) inDoubtKey() string                       { return r.prefix + "unsettled" }
+func (r *Redis) recordsPerCallerKey(caller string) string { return r.prefix + "kept:" + caller }
+func (r *Redis) heldKey() string                          { return r.prefix + "held" }
+func (r *Redis) replicasKey() string                      { return r.prefix + "replicas" }
 
 // Lease is of Store.
-func (r *Redis) Lease() time.Duration { return r.times.lease() }
+func (r *Redis) Lease() time.Duration { return r.times.leaseTTL() }
 
 // Close ends the connections.
 func (r *Redis) Close() error { return r.client.Close() }
 
-// Begin is of Store.
-func (r *Redis) Begin(ctx context.Context, a Ask) (Answer, error) {
+// Acquire is of Store.
+func (r *Redis) Acquire(ctx context.Context, a AcquireRequest) (AcquireResult, error) {
 	asked := time.Now()
 	now, err := r.now(ctx)
 	if err != nil {
-		return Answer{}, err
+		return AcquireResult{}, err
 	}
-	key := a.Change.Record
-	op := &begun{Change: a.Change, At: now, by: a.Holder}
+	key := a.Operation.IdempotencyKey
+	op := &storedOperation{Operation: a.Operation, At: now, owner: a.Owner}
 	if key != "" {
-		op.Params = a.Params
+		op.Fingerprint = a.Fingerprint
 	}
 	seen := ""
-	for range maxSeen {
-		reply, err := r.begin(ctx, a, op, seen, now)
+	for range maxRecordChanges {
+		reply, err := r.acquire(ctx, a, op, seen, now)
 		if err != nil {
-			return Answer{}, err
+			return AcquireResult{}, err
 		}
-		if Verdict(reply.word(0)) != recorded {
-			return r.begun(ctx, a, op, reply, asked, now)
+		if AcquireStatus(reply.str(0)) != statusRecord {
+			return r.readAcquired(ctx, a, op, reply, asked, now)
 		}
-		seen = reply.word(1)
-		k, ok := r.openRecord(ctx, a.Change.Team, key, seen, now)
+		seen = reply.str(1)
+		k, ok := r.openRecord(ctx, a.Operation.Team, key, seen, now)
 		switch {
 		case !ok:
-			return Answer{Verdict: Unreadable}, nil
-		case k.Params != a.Params:
-			return Answer{Verdict: Reused}, nil
-		case k.Fate == Keep:
-			what := Recorded{Token: k.Token, Failure: k.Failure}
-			if young(k.At, now, r.times.Answer) {
-				what.Answer = []byte(reply.word(2))
+			return AcquireResult{Status: RecordUnreadable}, nil
+		case k.Fingerprint != a.Fingerprint:
+			return AcquireResult{Status: KeyReused}, nil
+		case k.State == RecordCompleted:
+			what := Response{TokenID: k.TokenID, Failure: k.Failure}
+			if isRecent(k.At, now, r.times.Response) {
+				what.Sealed = []byte(reply.str(2))
 			}
-			return Answer{Verdict: Done, Recorded: what}, nil
+			return AcquireResult{Status: Completed, Response: what}, nil
 		}
-		op.Lost = k.Token // and the lock is asked for on the strength of this record
+		op.LostTokenID = k.TokenID // and the lock is asked for on the strength of this record
 	}
-	return Answer{}, errReply
+	return AcquireResult{}, errReply
 }
 
-// maxSeen is how often a record may change while a lock is asked for.
-const maxSeen = 4
+// maxRecordChanges is how often a record may change while a lock is asked for.
+const maxRecordChanges = 4
 
-func (r *Redis) begin(ctx context.Context, a Ask, op *begun, seen string, now int64) (reply, error) {
-	team, key := a.Change.Team, a.Change.Record
-	change, err := r.seal(sealedChange, op, team, op.by)
+func (r *Redis) acquire(ctx context.Context, a AcquireRequest, op *storedOperation, seen string, now int64) (reply, error) {
+	team, key := a.Operation.Team, a.Operation.IdempotencyKey
+	change, err := r.seal(sealedChange, op, team, op.owner)
 	if err != nil {
 		return nil, err
 	}
 	var record []byte
 	if key != "" {
-		if record, err = r.seal(sealedRecord, kept{Params: op.Params, Token: op.Lost, At: now}, key); err != nil {
+		if record, err = r.seal(sealedRecord, storedRecord{Fingerprint: op.Fingerprint, TokenID: op.LostTokenID, At: now}, key); err != nil {
 			return nil, err
 		}
 	}
@@ -304,91 +304,91 @@ func (r *Redis) begin(ctx context.Context, a Ask, op *begun, seen string, now in
 	if a.MaxRecords > 0 {
 		quota = int64(a.MaxRecords)
 	}
-	return words(r.run(ctx, begin,
-		[]string{r.team(team), r.record(key), r.answer(key), r.unsettled(), r.bucket(a.Slot.Bucket), r.held(), r.kept(a.Change.Caller), r.queue(team)},
+	return parseReply(r.runScript(ctx, acquireScript,
+		[]string{r.teamKey(team), r.recordKey(key), r.responseKey(key), r.inDoubtKey(), r.rateKey(a.Rate.Key), r.heldKey(), r.recordsPerCallerKey(a.Operation.Caller), r.queueKey(team)},
 		append([]any{
-			team, a.Holder, r.times.lease().Milliseconds(), r.times.Hold.Milliseconds(), change, record, seen,
-			r.times.Tombstone.Milliseconds(), a.Slot.Interval.Microseconds(), a.Slot.Burst.Microseconds(), a.Slot.MaxWait.Microseconds(),
-			now + beginLife.Milliseconds(), quota,
+			team, a.Owner, r.times.leaseTTL().Milliseconds(), r.times.Hold.Milliseconds(), change, record, seen,
+			r.times.Tombstone.Milliseconds(), a.Rate.Interval.Microseconds(), a.Rate.Burst.Microseconds(), a.Rate.MaxWait.Microseconds(),
+			now + acquireTTL.Milliseconds(), quota,
 		}, a.Waiter.args()...)...,
 	))
 }
 
-// begun reads what became of an Ask.
-func (r *Redis) begun(ctx context.Context, a Ask, op *begun, reply reply, asked time.Time, now int64) (Answer, error) {
-	team := a.Change.Team
-	answer := Answer{Verdict: Verdict(reply.word(0))}
-	switch answer.Verdict {
-	case Granted:
-		if old := reply.word(5); old != "" { // the same Ask, again
-			k, ok := r.openRecord(ctx, team, a.Change.Record, old, now)
+// readAcquired reads what became of an Ask.
+func (r *Redis) readAcquired(ctx context.Context, a AcquireRequest, op *storedOperation, reply reply, asked time.Time, now int64) (AcquireResult, error) {
+	team := a.Operation.Team
+	answer := AcquireResult{Status: AcquireStatus(reply.str(0))}
+	switch answer.Status {
+	case Acquired:
+		if old := reply.str(5); old != "" { // the same Ask, again
+			k, ok := r.openRecord(ctx, team, a.Operation.IdempotencyKey, old, now)
 			if !ok {
-				return Answer{Verdict: Unreadable}, nil
+				return AcquireResult{Status: RecordUnreadable}, nil
 			}
-			op.Lost = k.Token
+			op.LostTokenID = k.TokenID
 		}
-		op.known = r.openKnown(ctx, team, reply.word(3), reply.word(4), now)
-		answer.Turn = Turn{team, a.Holder, reply.number(1), asked, a.Change.Record, op}
-		answer.Wait = time.Duration(reply.number(2)) * time.Microsecond
-		answer.Known, answer.Lost = op.known, op.Lost
-	case Over:
-		answer.Wait = time.Duration(reply.number(1)) * time.Microsecond
-	case Unsettle:
-		u, ok, err := r.unsettle(ctx, team, a.Holder, reply, asked)
+		op.currentTokenID = r.openKnown(ctx, team, reply.str(3), reply.str(4), now)
+		answer.Lock = Lock{team, a.Owner, reply.int(1), asked, a.Operation.IdempotencyKey, op}
+		answer.Wait = time.Duration(reply.int(2)) * time.Microsecond
+		answer.CurrentTokenID, answer.LostTokenID = op.currentTokenID, op.LostTokenID
+	case RateLimited:
+		answer.Wait = time.Duration(reply.int(1)) * time.Microsecond
+	case MustResolve:
+		u, ok, err := r.readInDoubt(ctx, team, a.Owner, reply, asked)
 		if err != nil {
-			return Answer{}, err
+			return AcquireResult{}, err
 		}
 		if !ok {
-			return Answer{Verdict: Held, Wait: r.times.Hold}, nil
+			return AcquireResult{Status: InDoubt, Wait: r.times.Hold}, nil
 		}
-		answer.Unsettled = u
-	case broken:
+		answer.InDoubt = u
+	case statusBroken:
 		r.reject(ctx, sealedChange, team, errForged)
-		return Answer{Verdict: Held, Wait: r.times.Hold}, nil
-	case Busy, Held, Running, Unknown:
-		answer.Wait = time.Duration(reply.number(1)) * time.Millisecond
-	case Full:
-	case late:
-		return Answer{}, errLate
+		return AcquireResult{Status: InDoubt, Wait: r.times.Hold}, nil
+	case Locked, InDoubt, DuplicateRunning, DuplicateInDoubt:
+		answer.Wait = time.Duration(reply.int(1)) * time.Millisecond
+	case QuotaExceeded:
+	case statusExpired:
+		return AcquireResult{}, errExpired
 	default:
-		return Answer{}, errReply
+		return AcquireResult{}, errReply
 	}
 	return answer, nil
 }
 
-// beginLife is how long an Ask may be on its way: one that Redis reads later, since
+// acquireTTL is how long an Ask may be on its way: one that Redis reads later, since
 // it hung, is of nobody who still waits.
-const beginLife = 2 * stepTimeout
+const acquireTTL = 2 * stepTimeout
 
 // now is the time by Redis's clock, in milliseconds, or a little earlier.
 func (r *Redis) now(ctx context.Context) (int64, error) {
-	if r.ahead.Load() == 0 {
-		now, err := r.run(ctx, tick, []string{r.unsettled()}).Int64()
+	if r.clockOffset.Load() == 0 {
+		now, err := r.runScript(ctx, clockScript, []string{r.inDoubtKey()}).Int64()
 		if err != nil {
 			return 0, fmt.Errorf("state: %w", err)
 		}
-		r.ahead.Store(cmp.Or(now-time.Now().UnixMilli(), 1))
+		r.clockOffset.Store(cmp.Or(now-time.Now().UnixMilli(), 1))
 	}
-	return time.Now().UnixMilli() + r.ahead.Load(), nil
+	return time.Now().UnixMilli() + r.clockOffset.Load(), nil
 }
 
 // What a script answers that is no Verdict of Begin.
 const (
-	recorded Verdict = "record" // there is a record, which the script can't read
-	broken   Verdict = "broken" // what is kept of the team is nothing that a script writes
+	statusRecord AcquireStatus = "record" // there is a record, which the script can't read
+	statusBroken AcquireStatus = "broken" // what is kept of the team is nothing that a script writes
 )
 
-// late is what becomes of an Ask that Redis read too late.
-const late Verdict = "late"
+// statusExpired is what becomes of an Ask that Redis read too statusExpired.
+const statusExpired AcquireStatus = "late"
 
-var errLate = errors.New("state: Redis took too long to begin")
+var errExpired = errors.New("state: Redis took too long to begin")
 
 var errReply = errors.New("state: Redis gave an answer that no script of this version gives")
 
 // reply is what a script returned: strings.
 type reply []any
 
-func words(cmd *redis.Cmd) (reply, error) {
+func parseReply(cmd *redis.Cmd) (reply, error) {
 	s, err := cmd.Slice()
 	if err != nil {
 		return nil, fmt.Errorf("state: %w", err)
@@ -396,7 +396,7 @@ func words(cmd *redis.Cmd) (reply, error) {
 	return s, nil
 }
 
-func (r reply) word(i int) string {
+func (r reply) str(i int) string {
 	if i >= len(r) {
 		return ""
 	}
@@ -404,72 +404,72 @@ func (r reply) word(i int) string {
 	return s
 }
 
-func (r reply) number(i int) int64 {
-	n, _ := strconv.ParseInt(r.word(i), 10, 64)
+func (r reply) int(i int) int64 {
+	n, _ := strconv.ParseInt(r.str(i), 10, 64)
 	return n
 }
 
-// unsettle reads a change that has to be settled. One that can't be read is dropped.
-func (r *Redis) unsettle(ctx context.Context, team, holder string, reply reply, asked time.Time) (Unsettled, bool, error) {
-	now := reply.number(4)
-	op, why := r.openBegun(reply.word(2), team, reply.word(3), now)
-	turn := Turn{team, holder, reply.number(1), asked, "", op}
+// readInDoubt reads a change that has to be settled. One that can't be read is dropped.
+func (r *Redis) readInDoubt(ctx context.Context, team, holder string, reply reply, asked time.Time) (InDoubtOperation, bool, error) {
+	now := reply.int(4)
+	op, why := r.openOperation(reply.str(2), team, reply.str(3), now)
+	turn := Lock{team, holder, reply.int(1), asked, "", op}
 	if why != nil {
 		r.reject(ctx, sealedChange, team, why)
-		err := r.run(ctx, drop, []string{r.team(team), r.unsettled(), r.held()}, team, holder, turn.Epoch, r.times.Hold.Milliseconds()).Err()
+		err := r.runScript(ctx, dropScript, []string{r.teamKey(team), r.inDoubtKey(), r.heldKey()}, team, holder, turn.FencingToken, r.times.Hold.Milliseconds()).Err()
 		if err != nil {
 			err = fmt.Errorf("state: %w", err)
 		}
-		return Unsettled{}, false, err
+		return InDoubtOperation{}, false, err
 	}
-	turn.record = op.Change.Record
-	op.known = r.openKnown(ctx, team, reply.word(6), reply.word(7), now)
-	if r.void.has(op.by) { // an Ask that Redis read when it had been withdrawn
-		return Unsettled{}, false, r.End(ctx, turn, End{Known: Same, Fate: Forget})
+	turn.idempotencyKey = op.Operation.IdempotencyKey
+	op.currentTokenID = r.openKnown(ctx, team, reply.str(6), reply.str(7), now)
+	if r.withdrawn.has(op.owner) { // an Ask that Redis read when it had been withdrawn
+		return InDoubtOperation{}, false, r.Release(ctx, turn, Release{CurrentTokenID: Unchanged, Record: RecordReset})
 	}
 	since := time.Duration(now-op.At) * time.Millisecond
-	return Unsettled{
-		Turn: turn, Change: op.Change, Since: since, Known: op.known,
-		Hold: max(time.Duration(reply.number(5)-now)*time.Millisecond, r.times.Hold-since), // whatever the plain one says
+	return InDoubtOperation{
+		Lock: turn, Operation: op.Operation, Age: since, CurrentTokenID: op.currentTokenID,
+		HoldLeft: max(time.Duration(reply.int(5)-now)*time.Millisecond, r.times.Hold-since), // whatever the plain one says
 	}, true, nil
 }
 
 // Renew is of Store.
-func (r *Redis) Renew(ctx context.Context, t Turn) error { return r.renew(ctx, t, nil, nil) }
+func (r *Redis) Renew(ctx context.Context, t Lock) error { return r.renew(ctx, t, nil, nil) }
 
-// Redo is of Store.
-func (r *Redis) Redo(ctx context.Context, t Turn, known string) error {
+// Restart is of Store.
+func (r *Redis) Restart(ctx context.Context, t Lock, known string) error {
 	now, err := r.now(ctx)
 	if err != nil {
 		return err
 	}
-	if t.op == nil {
+	if t.operation == nil {
 		return ErrFenced
 	}
-	again := *t.op
-	again.At, again.known = now, known
-	change, err := r.seal(sealedChange, again, t.Team, again.by)
+	again := *t.operation
+	again.At, again.currentTokenID = now, known
+	change, err := r.seal(sealedChange, again, t.Team, again.owner)
 	if err != nil {
 		return err
 	}
-	sealed, err := r.sealKnown(t.Team, known, again.by, now)
+	sealed, err := r.sealKnown(t.Team, known, again.owner, now)
 	if err != nil {
 		return err
 	}
 	if err := r.renew(ctx, t, change, sealed); err != nil {
 		return err
 	}
-	t.op.At, t.op.known = again.At, again.known // its other fields are read by renewals, at any time
+	t.operation.At, t.operation.currentTokenID = again.At, again.currentTokenID // its other fields are read by renewals, at any time
 	return nil
 }
 
-func (r *Redis) renew(ctx context.Context, t Turn, change, known []byte) error {
+func (r *Redis) renew(ctx context.Context, t Lock, change, known []byte) error {
 	by := ""
-	if t.op != nil {
-		by = t.op.by
+	if t.operation != nil {
+		by = t.operation.owner
 	}
-	return fenced(r.run(ctx, renew, []string{r.team(t.Team), r.unsettled()},
-		t.Team, t.Holder, t.Epoch, r.times.lease().Milliseconds(), change, known, by))
+	return fenced(r.runScript(ctx, renewScript, []string{r.teamKey(t.Team), r.inDoubtKey()},
+		t.Team, t.Owner, t.FencingToken, r.times.leaseTTL().Milliseconds(), change, known, by))
 }
 
 // fenced is the error of a step that a turn is needed for.
@@ -483,23 +483,23 @@ func fenced(cmd *redis.Cmd) error {
 	return nil
 }
 
-// End is of Store.
-func (r *Redis) End(ctx context.Context, t Turn, e End) error {
+// Release is of Store.
+func (r *Redis) Release(ctx context.Context, t Lock, e Release) error {
 	now, err := r.now(ctx)
 	if err != nil {
 		return err
 	}
-	if t.op == nil {
+	if t.operation == nil {
 		return ErrFenced
 	}
-	op, unknown := t.op, "0"
-	if e.Unknown {
+	op, unknown := t.operation, "0"
+	if e.InDoubt {
 		unknown = "1"
 	}
-	if e.Known == Same {
-		e.Known = op.known
+	if e.CurrentTokenID == Unchanged {
+		e.CurrentTokenID = op.currentTokenID
 	}
-	known, err := r.sealKnown(t.Team, e.Known, op.by, now)
+	known, err := r.sealKnown(t.Team, e.CurrentTokenID, op.owner, now)
 	if err != nil {
 		return err
 	}
@@ -507,16 +507,16 @@ func (r *Redis) End(ctx context.Context, t Turn, e End) error {
 	if err != nil {
 		return err
 	}
-	cmd := r.run(ctx, end,
-		[]string{r.team(t.Team), r.record(t.record), r.answer(t.record), r.unsettled(), r.ended(t.Holder), r.held(), r.kept(op.Change.Caller)},
-		t.Team, t.Holder, t.Epoch, unknown, r.times.Hold.Milliseconds(), r.times.check().Milliseconds(), known, op.by,
-		what, more, e.Recorded.Answer, r.times.Answer.Milliseconds(), r.times.Tombstone.Milliseconds(),
+	cmd := r.runScript(ctx, releaseScript,
+		[]string{r.teamKey(t.Team), r.recordKey(t.idempotencyKey), r.responseKey(t.idempotencyKey), r.inDoubtKey(), r.releasedKey(t.Owner), r.heldKey(), r.recordsPerCallerKey(op.Operation.Caller)},
+		t.Team, t.Owner, t.FencingToken, unknown, r.times.Hold.Milliseconds(), r.times.checkInterval().Milliseconds(), known, op.owner,
+		what, more, e.Response.Sealed, r.times.Response.Milliseconds(), r.times.Tombstone.Milliseconds(),
 	)
-	if done, err := cmd.Int(); err == nil && done != 0 && !e.Unknown {
-		if e.Fate == Forget && t.Holder == op.by {
-			r.void.add(op.by)
+	if done, err := cmd.Int(); err == nil && done != 0 && !e.InDoubt {
+		if e.Record == RecordReset && t.Owner == op.owner {
+			r.withdrawn.add(op.owner)
 		} else {
-			r.over.add(op.by)
+			r.ended.add(op.owner)
 		}
 	}
 	return fenced(cmd)
@@ -524,55 +524,55 @@ func (r *Redis) End(ctx context.Context, t Turn, e End) error {
 
 // recordAfter is what a record says after the end of a turn, in the words of the
 // script, and whether it is one more of those that are kept.
-func (r *Redis) recordAfter(op *begun, e End, now int64) (what []byte, more string, err error) {
-	k := kept{Params: op.Params, Fate: e.Fate, Token: e.Recorded.Token, Failure: e.Recorded.Failure, At: now}
+func (r *Redis) recordAfter(op *storedOperation, e Release, now int64) (what []byte, more string, err error) {
+	k := storedRecord{Fingerprint: op.Fingerprint, State: e.Record, TokenID: e.Response.TokenID, Failure: e.Response.Failure, At: now}
 	switch {
-	case e.Unknown || e.Fate == "":
+	case e.InDoubt || e.Record == "":
 		return nil, "0", nil
-	case e.Fate == Forget && op.Lost == "":
-		return []byte(Forget), "0", nil
-	case op.Change.Record == "":
+	case e.Record == RecordReset && op.LostTokenID == "":
+		return []byte(RecordReset), "0", nil
+	case op.Operation.IdempotencyKey == "":
 		return nil, "0", nil
-	case e.Fate == Forget:
-		k.Fate, k.Token = Lost, op.Lost
+	case e.Record == RecordReset:
+		k.State, k.TokenID = RecordSecretLost, op.LostTokenID
 	}
-	what, err = r.seal(sealedRecord, k, op.Change.Record)
-	if op.Lost == "" {
+	what, err = r.seal(sealedRecord, k, op.Operation.IdempotencyKey)
+	if op.LostTokenID == "" {
 		return what, "1", err
 	}
 	return what, "0", err
 }
 
-// Due is of Store.
-func (r *Redis) Due(ctx context.Context) ([]string, error) {
-	teams, err := r.run(ctx, due, []string{r.unsettled()}, maxDue).StringSlice()
+// ListInDoubt is of Store.
+func (r *Redis) ListInDoubt(ctx context.Context) ([]string, error) {
+	teams, err := r.runScript(ctx, listScript, []string{r.inDoubtKey()}, maxInDoubt).StringSlice()
 	if err != nil {
 		return nil, fmt.Errorf("state: %w", err)
 	}
 	return teams, nil
 }
 
-// Claim is of Store.
-func (r *Redis) Claim(ctx context.Context, team, holder string) (Unsettled, bool, error) {
+// AcquireInDoubt is of Store.
+func (r *Redis) AcquireInDoubt(ctx context.Context, team, holder string) (InDoubtOperation, bool, error) {
 	asked := time.Now()
-	reply, err := words(r.run(ctx, claim, []string{r.team(team), r.unsettled(), r.held()},
-		team, holder, r.times.lease().Milliseconds(), r.times.Hold.Milliseconds()))
+	reply, err := parseReply(r.runScript(ctx, takeOverScript, []string{r.teamKey(team), r.inDoubtKey(), r.heldKey()},
+		team, holder, r.times.leaseTTL().Milliseconds(), r.times.Hold.Milliseconds()))
 	switch {
-	case err != nil || reply.word(0) == "":
-		return Unsettled{}, false, err
-	case Verdict(reply.word(0)) == broken:
+	case err != nil || reply.str(0) == "":
+		return InDoubtOperation{}, false, err
+	case AcquireStatus(reply.str(0)) == statusBroken:
 		r.reject(ctx, sealedChange, team, errForged)
-		return Unsettled{}, false, nil
+		return InDoubtOperation{}, false, nil
 	}
-	return r.unsettle(ctx, team, holder, reply, asked)
+	return r.readInDoubt(ctx, team, holder, reply, asked)
 }
 
-// Reserve is of Store.
-func (r *Redis) Reserve(ctx context.Context, s Slot) (time.Duration, error) {
+// ReserveRate is of Store.
+func (r *Redis) ReserveRate(ctx context.Context, s RateRequest) (time.Duration, error) {
 	if s.Interval == 0 {
 		return 0, nil
 	}
-	wait, err := r.run(ctx, reserve, []string{r.bucket(s.Bucket)},
+	wait, err := r.runScript(ctx, reserveScript, []string{r.rateKey(s.Key)},
 		s.Interval.Microseconds(), s.Burst.Microseconds(), s.MaxWait.Microseconds()).Int64()
 	if err != nil {
 		return 0, fmt.Errorf("state: %w", err)
@@ -580,20 +580,20 @@ func (r *Redis) Reserve(ctx context.Context, s Slot) (time.Duration, error) {
 	return time.Duration(wait) * time.Microsecond, nil
 }
 
-// Pause is of Store.
-func (r *Redis) Pause(ctx context.Context, s Slot, d time.Duration) error {
-	if err := r.run(ctx, pause, []string{r.bucket(s.Bucket)}, (d + s.Burst).Microseconds()).Err(); err != nil {
+// BlockRate is of Store.
+func (r *Redis) BlockRate(ctx context.Context, s RateRequest, d time.Duration) error {
+	if err := r.runScript(ctx, blockScript, []string{r.rateKey(s.Key)}, (d + s.Burst).Microseconds()).Err(); err != nil {
 		return fmt.Errorf("state: %w", err)
 	}
 	return nil
 }
 
-// Beat is of Store.
-func (r *Redis) Beat(ctx context.Context, replica string) (Pulse, error) {
-	reply, err := words(r.run(ctx, beat, []string{r.replicas(), r.held()}, replica, beatLife.Milliseconds()))
+// Heartbeat is of Store.
+func (r *Redis) Heartbeat(ctx context.Context, replica string) (ClusterStatus, error) {
+	reply, err := parseReply(r.runScript(ctx, heartbeatScript, []string{r.replicasKey(), r.heldKey()}, replica, heartbeatTTL.Milliseconds()))
 	if err != nil {
-		return Pulse{}, err
+		return ClusterStatus{}, err
 	}
-	r.ahead.Store(cmp.Or(reply.number(1)-time.Now().UnixMilli(), 1))
-	return Pulse{Replicas: int(reply.number(0)), Held: int(reply.number(2))}, nil
+	r.clockOffset.Store(cmp.Or(reply.int(1)-time.Now().UnixMilli(), 1))
+	return ClusterStatus{Replicas: int(reply.int(0)), InDoubt: int(reply.int(2))}, nil
 }

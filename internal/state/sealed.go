@@ -31,16 +31,16 @@ const (
 	SealedAnswer = "answer"
 )
 
-// begun is a change that was begun, as it is written down.
-type begun struct {
-	Change Change `json:"change"`
-	Params string `json:"params,omitempty"`
-	Lost   string `json:"lost,omitempty"` // of Answer
+// storedOperation is a change that was storedOperation, as it is written down.
+type storedOperation struct {
+	Operation   Operation `json:"change"`
+	Fingerprint string    `json:"params,omitempty"`
+	LostTokenID string    `json:"lost,omitempty"` // of Answer
 	// At is when, by the store's clock, in milliseconds, or a little earlier; never later.
 	At int64 `json:"at"`
 
-	by    string // the holder of the lock that it was begun with
-	known string // the id of the team's token, as of Answer
+	owner          string // the holder of the lock that it was begun with
+	currentTokenID string // the id of the team's token, as of Answer
 }
 
 // knownToken is what is known of a team.
@@ -49,21 +49,21 @@ type knownToken struct {
 	At int64  `json:"at"`
 }
 
-// kept is a record.
-type kept struct {
-	Params  string `json:"params"`
-	Fate    Fate   `json:"fate,omitempty"` // empty while it is open
-	Token   string `json:"token,omitempty"`
-	Failure string `json:"failure,omitempty"`
-	At      int64  `json:"at"`
+// storedRecord is a record.
+type storedRecord struct {
+	Fingerprint string      `json:"params"`
+	State       RecordState `json:"fate,omitempty"` // empty while it is open
+	TokenID     string      `json:"token,omitempty"`
+	Failure     string      `json:"failure,omitempty"`
+	At          int64       `json:"at"`
 }
 
-// settleLife is how long after it was begun a change is settled. A copy of an older
+// resolveWithin is how long after it was begun a change is settled. A copy of an older
 // one, put back, leads to nothing.
-const settleLife = time.Hour
+const resolveWithin = time.Hour
 
-// slack allows for clocks that differ and for delays before a value is written.
-const slack = time.Minute
+// clockSlack allows for clocks that differ and for delays before a value is written.
+const clockSlack = time.Minute
 
 // Why something was rejected.
 var (
@@ -77,25 +77,25 @@ func (r *Redis) seal(kind string, value any, where ...string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return r.keys().Seal(secret.New(string(text)), r.place(kind, where))
+	return r.keys().Seal(secret.New(string(text)), r.associatedData(kind, where))
 }
 
 // open reads what was sealed for the same place.
 func (r *Redis) open(kind, sealed string, value any, where ...string) error {
-	text, err := r.keys().Open([]byte(sealed), r.place(kind, where))
+	text, err := r.keys().Open([]byte(sealed), r.associatedData(kind, where))
 	if err != nil || json.Unmarshal([]byte(text.Reveal()), value) != nil {
 		return errForged
 	}
 	return nil
 }
 
-func (r *Redis) place(kind string, where []string) string {
+func (r *Redis) associatedData(kind string, where []string) string {
 	return fmt.Sprintf("%s %q %q", kind, r.prefix, where)
 }
 
-// young reports whether something was written at most life before now.
-func young(at, now int64, life time.Duration) bool {
-	return time.Duration(now-at)*time.Millisecond <= life+slack && time.Duration(at-now)*time.Millisecond <= slack
+// isRecent reports whether something was written at most life before now.
+func isRecent(at, now int64, life time.Duration) bool {
+	return time.Duration(now-at)*time.Millisecond <= life+clockSlack && time.Duration(at-now)*time.Millisecond <= clockSlack
 }
 
 // openKnown is the id of a team's token, or empty if that is not known.
@@ -105,7 +105,7 @@ func (r *Redis) openKnown(ctx context.Context, team, sealed, by string, now int6
 	}
 	var k knownToken
 	err := r.open(sealedKnown, sealed, &k, team, by)
-	if err == nil && !young(k.At, now, r.times.Tombstone) {
+	if err == nil && !isRecent(k.At, now, r.times.Tombstone) {
 		err = errOld
 	}
 	if err != nil {
@@ -123,9 +123,9 @@ func (r *Redis) sealKnown(team, id, by string, now int64) ([]byte, error) {
 }
 
 // openRecord is the record of a request.
-func (r *Redis) openRecord(ctx context.Context, team, key, sealed string, now int64) (k kept, ok bool) {
+func (r *Redis) openRecord(ctx context.Context, team, key, sealed string, now int64) (k storedRecord, ok bool) {
 	err := r.open(sealedRecord, sealed, &k, key)
-	if err == nil && !young(k.At, now, r.times.Tombstone) {
+	if err == nil && !isRecent(k.At, now, r.times.Tombstone) {
 		err = errOld
 	}
 	if err != nil {
@@ -134,18 +134,18 @@ func (r *Redis) openRecord(ctx context.Context, team, key, sealed string, now in
 	return k, err == nil
 }
 
-// openBegun is a change that is to be settled.
-func (r *Redis) openBegun(sealed, team, by string, now int64) (*begun, error) {
-	b := &begun{by: by}
+// openOperation is a change that is to be settled.
+func (r *Redis) openOperation(sealed, team, by string, now int64) (*storedOperation, error) {
+	b := &storedOperation{owner: by}
 	err := r.open(sealedChange, sealed, b, team, by)
 	switch {
 	case err != nil:
 		return nil, err
-	case b.Change.Team != team:
+	case b.Operation.Team != team:
 		return nil, errForged
-	case !young(b.At, now, max(settleLife, 2*r.times.Hold)):
+	case !isRecent(b.At, now, max(resolveWithin, 2*r.times.Hold)):
 		return nil, errOld
-	case r.over.has(by):
+	case r.ended.has(by):
 		return nil, errReplayed
 	}
 	return b, nil
@@ -157,14 +157,14 @@ func (r *Redis) reject(ctx context.Context, kind, team string, why error) {
 	}
 }
 
-// recent are the newest of many names, at least size and at most twice as many.
-type recent struct {
+// recentSet are the newest of many names, at least size and at most twice as many.
+type recentSet struct {
 	mu       sync.Mutex
 	size     int
 	new, old map[string]struct{}
 }
 
-func (r *recent) add(name string) {
+func (r *recentSet) add(name string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.new == nil || len(r.new) >= r.size {
@@ -173,7 +173,7 @@ func (r *recent) add(name string) {
 	r.new[name] = struct{}{}
 }
 
-func (r *recent) has(name string) bool {
+func (r *recentSet) has(name string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	_, newer := r.new[name]

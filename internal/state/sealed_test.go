@@ -37,7 +37,7 @@ func newWriter(t *testing.T) (*writer, rejections) {
 			t.Fatal(err)
 		}
 		s, err := OpenRedis(RedisOptions{
-			URL: secret.New(r.URL()), Prefix: prefix, Times: NewTimes(forgedHold), Keys: func() *seal.Keys { return keys },
+			URL: secret.New(r.URL()), Prefix: prefix, Times: NewTTLs(forgedHold), Keys: func() *seal.Keys { return keys },
 			Rejected: func(_ context.Context, kind, _ string, why error) { seen[kind]++ },
 		})
 		if err != nil {
@@ -60,25 +60,25 @@ func (w *writer) do(args ...any) any {
 	return v
 }
 
-func asks(team, record string) Ask {
-	return Ask{
-		Change: Change{Method: "CreateNamedToken", Team: team, Record: record, Description: "ci", Journal: map[string]string{"caller": "who"}},
-		Holder: NewHolder(), Params: "p",
+func asks(team, record string) AcquireRequest {
+	return AcquireRequest{
+		Operation: Operation{Method: "CreateNamedToken", Team: team, IdempotencyKey: record, Description: "ci", AuditRecord: json.RawMessage(`{"caller":"who"}`)},
+		Owner:     NewOwner(), Fingerprint: "p",
 	}
 }
 
-func (w *writer) begin(s *Redis, a Ask, want Verdict) Answer {
+func (w *writer) begin(s *Redis, a AcquireRequest, want AcquireStatus) AcquireResult {
 	w.t.Helper()
-	got, err := s.Begin(w.t.Context(), a)
-	if err != nil || got.Verdict != want {
-		w.t.Fatalf("begin: %q, %v; want %q", got.Verdict, err, want)
+	got, err := s.Acquire(w.t.Context(), a)
+	if err != nil || got.Status != want {
+		w.t.Fatalf("begin: %q, %v; want %q", got.Status, err, want)
 	}
 	return got
 }
 
-func (w *writer) end(s *Redis, turn Turn, e End) {
+func (w *writer) end(s *Redis, turn Lock, e Release) {
 	w.t.Helper()
-	if err := s.End(w.t.Context(), turn, e); err != nil {
+	if err := s.Release(w.t.Context(), turn, e); err != nil {
 		w.t.Fatal(err)
 	}
 }
@@ -86,25 +86,25 @@ func (w *writer) end(s *Redis, turn Turn, e End) {
 // done has a team known, by a change that ended well.
 func (w *writer) done(s *Redis, team, record, token string) {
 	w.t.Helper()
-	got := w.begin(s, asks(team, record), Granted)
-	w.end(s, got.Turn, End{Known: token, Fate: Keep, Recorded: Recorded{Token: token, Answer: []byte("sealed for " + record)}})
+	got := w.begin(s, asks(team, record), Acquired)
+	w.end(s, got.Lock, Release{CurrentTokenID: token, Record: RecordCompleted, Response: Response{TokenID: token, Sealed: []byte("sealed for " + record)}})
 }
 
 // left leaves a change of a team unsettled.
-func (w *writer) left(s *Redis, team, record string) Turn {
+func (w *writer) left(s *Redis, team, record string) Lock {
 	w.t.Helper()
-	got := w.begin(s, asks(team, record), Granted)
-	w.end(s, got.Turn, End{Unknown: true, Known: Same})
-	return got.Turn
+	got := w.begin(s, asks(team, record), Acquired)
+	w.end(s, got.Lock, Release{InDoubt: true, CurrentTokenID: Unchanged})
+	return got.Lock
 }
 
 // settled settles what is left of a team, once that is due.
 func (w *writer) settled(s *Redis, team string) {
 	w.t.Helper()
 	w.eventually(func() bool {
-		u, ok, err := s.Claim(w.t.Context(), team, NewHolder())
+		u, ok, err := s.AcquireInDoubt(w.t.Context(), team, NewOwner())
 		if ok {
-			w.end(s, u.Turn, End{Known: "at-1", Fate: Forget})
+			w.end(s, u.Lock, Release{CurrentTokenID: "at-1", Record: RecordReset})
 		}
 		return ok && err == nil
 	})
@@ -142,7 +142,7 @@ func (w *writer) field(key, name string) string {
 // A change that somebody else wrote, moved, kept or cut leads to nothing: nobody is
 // asked to settle it, it is out of the queue, and after the hold the team is free.
 func TestForgedChange(t *testing.T) {
-	plain, err := json.Marshal(begun{Change: asks("team-a", "").Change, At: time.Now().UnixMilli()})
+	plain, err := json.Marshal(storedOperation{Operation: asks("team-a", "").Operation, At: time.Now().UnixMilli()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,9 +159,9 @@ func TestForgedChange(t *testing.T) {
 		"another team's, and by": func(w *writer) { w.do("HSET", keyA, "change", w.field(keyB, "change"), "by", w.field(keyB, "by")) },
 		"another team's, all":    func(w *writer) { w.do("COPY", keyB, keyA, "REPLACE") },
 		"another key's": set(func(w *writer) any {
-			return w.sealed(w.other, sealedChange, begun{Change: asks("team-a", "").Change, At: time.Now().UnixMilli()}, "team-a", w.field(keyA, "by"))
+			return w.sealed(w.other, sealedChange, storedOperation{Operation: asks("team-a", "").Operation, At: time.Now().UnixMilli()}, "team-a", w.field(keyA, "by"))
 		}),
-		"another holder's":  func(w *writer) { w.do("HSET", keyA, "by", NewHolder()) },
+		"another holder's":  func(w *writer) { w.do("HSET", keyA, "by", NewOwner()) },
 		"nobody's":          func(w *writer) { w.do("HDEL", keyA, "by") },
 		"a known token's":   set(func(w *writer) any { return w.field(keyA, "known") }),
 		"of an older epoch": set(func(w *writer) any { return w.do("HGET", "older", "change") }),
@@ -170,13 +170,13 @@ func TestForgedChange(t *testing.T) {
 		},
 		"an older epoch, all": func(w *writer) { w.do("COPY", "older", keyA, "REPLACE") },
 		"too old": set(func(w *writer) any {
-			return w.sealed(w.store, sealedChange, begun{Change: asks("team-a", "").Change, At: time.Now().Add(-settleLife - 2*slack).UnixMilli()}, "team-a", w.field(keyA, "by"))
+			return w.sealed(w.store, sealedChange, storedOperation{Operation: asks("team-a", "").Operation, At: time.Now().Add(-resolveWithin - 2*clockSlack).UnixMilli()}, "team-a", w.field(keyA, "by"))
 		}),
 		"of the future": set(func(w *writer) any {
-			return w.sealed(w.store, sealedChange, begun{Change: asks("team-a", "").Change, At: time.Now().Add(2 * slack).UnixMilli()}, "team-a", w.field(keyA, "by"))
+			return w.sealed(w.store, sealedChange, storedOperation{Operation: asks("team-a", "").Operation, At: time.Now().Add(2 * clockSlack).UnixMilli()}, "team-a", w.field(keyA, "by"))
 		}),
 		"another team inside": set(func(w *writer) any {
-			return w.sealed(w.store, sealedChange, begun{Change: asks("team-c", "").Change, At: time.Now().UnixMilli()}, "team-a", w.field(keyA, "by"))
+			return w.sealed(w.store, sealedChange, storedOperation{Operation: asks("team-c", "").Operation, At: time.Now().UnixMilli()}, "team-a", w.field(keyA, "by"))
 		}),
 		"alone":   func(w *writer) { w.do("DEL", keyA); w.do("HSET", keyA, "change", plain) },
 		"no hash": func(w *writer) { w.do("SET", keyA, plain) },
@@ -204,12 +204,12 @@ func TestForgedChange(t *testing.T) {
 				}
 				w.do("ZREM", keyUnsettled, "team-b")
 				if who == "who calls" {
-					if got := w.begin(w.store, asks("team-a", ""), Held); got.Unsettled.Change.Team != "" {
+					if got := w.begin(w.store, asks("team-a", ""), InDoubt); got.InDoubt.Operation.Team != "" {
 						t.Error("it is to be settled")
 					}
 				} else {
-					for _, team := range must(w.store.Due(t.Context())) {
-						if u, ok, err := w.store.Claim(t.Context(), team, NewHolder()); ok || err != nil {
+					for _, team := range must(w.store.ListInDoubt(t.Context())) {
+						if u, ok, err := w.store.AcquireInDoubt(t.Context(), team, NewOwner()); ok || err != nil {
 							t.Errorf("it is to be settled: %+v, %v", u, err)
 						}
 					}
@@ -223,13 +223,13 @@ func TestForgedChange(t *testing.T) {
 				if seen[sealedChange] != 1 {
 					t.Errorf("rejected: %v", seen)
 				}
-				w.begin(w.store, asks("team-a", ""), Held)
+				w.begin(w.store, asks("team-a", ""), InDoubt)
 				w.eventually(func() bool {
-					got, err := w.store.Begin(t.Context(), asks("team-a", ""))
-					if err == nil && got.Verdict != Held && (got.Verdict != Granted || got.Known != "") {
+					got, err := w.store.Acquire(t.Context(), asks("team-a", ""))
+					if err == nil && got.Status != InDoubt && (got.Status != Acquired || got.CurrentTokenID != "") {
 						t.Fatalf("%+v", got)
 					}
-					return err == nil && got.Verdict == Granted
+					return err == nil && got.Status == Acquired
 				})
 			})
 		}
@@ -252,11 +252,11 @@ func TestForgedNumbers(t *testing.T) {
 			w.left(w.store, "team-a", "r")
 			w.do("HDEL", keyA, "due")
 			w.do(append([]any{"HSET", keyA}, fields...)...)
-			u, ok, err := w.store.Claim(t.Context(), "team-a", NewHolder())
-			if !ok || err != nil || u.Change.Record != "r" || u.Hold <= 0 || u.Since > 10*time.Second || len(seen) != 0 {
+			u, ok, err := w.store.AcquireInDoubt(t.Context(), "team-a", NewOwner())
+			if !ok || err != nil || u.Operation.IdempotencyKey != "r" || u.HoldLeft <= 0 || u.Age > 10*time.Second || len(seen) != 0 {
 				t.Fatalf("%+v, %v, %v, %v", u, ok, err, seen)
 			}
-			w.end(w.store, u.Turn, End{Fate: Forget})
+			w.end(w.store, u.Lock, Release{Record: RecordReset})
 			if left := must(w.Keys(t.Context(), "{teamtoken}:team:*").Result()); len(left) != 0 {
 				t.Error(left)
 			}
@@ -289,8 +289,8 @@ func TestForgedKnown(t *testing.T) {
 			w.done(w.store, "team-a", "", "at-1")
 			w.done(w.store, "team-b", "", "at-2")
 			forge(w)
-			if got := w.begin(w.store, asks("team-a", ""), Granted); got.Known != "" || seen[sealedKnown] != 1 {
-				t.Errorf("known: %q, rejected: %v", got.Known, seen)
+			if got := w.begin(w.store, asks("team-a", ""), Acquired); got.CurrentTokenID != "" || seen[sealedKnown] != 1 {
+				t.Errorf("known: %q, rejected: %v", got.CurrentTokenID, seen)
 			}
 		})
 	}
@@ -300,7 +300,7 @@ func TestForgedKnown(t *testing.T) {
 func TestForgedRecord(t *testing.T) {
 	const r, q = "{teamtoken}:record:r", "{teamtoken}:record:q"
 	now := func() int64 { return time.Now().UnixMilli() }
-	failed := kept{Params: "p", Fate: Keep, Failure: "UPSTREAM_REJECTED not_applied"}
+	failed := storedRecord{Fingerprint: "p", State: RecordCompleted, Failure: "UPSTREAM_REJECTED not_applied"}
 	for name, forge := range map[string]func(w *writer){
 		"plain":     func(w *writer) { w.do("SET", r, string(must(json.Marshal(failed)))) },
 		"nothing":   func(w *writer) { w.do("SET", r, "") },
@@ -313,7 +313,7 @@ func TestForgedRecord(t *testing.T) {
 		},
 		"a change": func(w *writer) { w.left(w.store, "team-b", "r2"); w.do("SET", r, w.field(keyB, "change")) },
 		"too old": func(w *writer) {
-			w.do("SET", r, w.sealed(w.store, sealedRecord, kept{Params: "p", Fate: Keep, Token: "at-1", At: time.Now().Add(-25 * time.Hour).UnixMilli()}, "r"))
+			w.do("SET", r, w.sealed(w.store, sealedRecord, storedRecord{Fingerprint: "p", State: RecordCompleted, TokenID: "at-1", At: time.Now().Add(-25 * time.Hour).UnixMilli()}, "r"))
 		},
 	} {
 		for _, other := range []string{"the same request", "another under the same id"} {
@@ -325,13 +325,13 @@ func TestForgedRecord(t *testing.T) {
 				forge(w)
 				a := asks("team-a", "r")
 				if other != "the same request" {
-					a.Params = "q"
+					a.Fingerprint = "q"
 				}
-				w.begin(w.store, a, Unreadable)
+				w.begin(w.store, a, RecordUnreadable)
 				if seen[sealedRecord] != 1 {
 					t.Errorf("rejected: %v", seen)
 				}
-				w.begin(w.store, asks("team-a", "another"), Granted)
+				w.begin(w.store, asks("team-a", "another"), Acquired)
 			})
 		}
 	}
@@ -341,12 +341,12 @@ func TestForgedRecord(t *testing.T) {
 func TestAnswerPutBack(t *testing.T) {
 	w, _ := newWriter(t)
 	w.done(w.store, "team-a", "r", "at-0")
-	if got := w.begin(w.store, asks("team-a", "r"), Done); string(got.Recorded.Answer) != "sealed for r" || got.Recorded.Token != "at-0" {
-		t.Errorf("%+v", got.Recorded)
+	if got := w.begin(w.store, asks("team-a", "r"), Completed); string(got.Response.Sealed) != "sealed for r" || got.Response.TokenID != "at-0" {
+		t.Errorf("%+v", got.Response)
 	}
-	w.do("SET", "{teamtoken}:record:r", w.sealed(w.store, sealedRecord, kept{Params: "p", Fate: Keep, Token: "at-0", At: time.Now().Add(-answerLife - 2*slack).UnixMilli()}, "r"))
-	if got := w.begin(w.store, asks("team-a", "r"), Done); len(got.Recorded.Answer) != 0 || got.Recorded.Token != "at-0" {
-		t.Errorf("%+v", got.Recorded)
+	w.do("SET", "{teamtoken}:record:r", w.sealed(w.store, sealedRecord, storedRecord{Fingerprint: "p", State: RecordCompleted, TokenID: "at-0", At: time.Now().Add(-responseTTL - 2*clockSlack).UnixMilli()}, "r"))
+	if got := w.begin(w.store, asks("team-a", "r"), Completed); len(got.Response.Sealed) != 0 || got.Response.TokenID != "at-0" {
+		t.Errorf("%+v", got.Response)
 	}
 }
 

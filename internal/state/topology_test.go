@@ -31,21 +31,21 @@ import (
 func wholeTurn(t *testing.T, s state.Store, team string) {
 	t.Helper()
 	a := ask(team, "r-"+team)
-	a.Slot = state.Slot{Bucket: "b", Interval: time.Microsecond, MaxWait: time.Second}
-	got := begin(t, s, a, state.Granted)
+	a.Rate = state.RateRequest{Key: "b", Interval: time.Microsecond, MaxWait: time.Second}
+	got := begin(t, s, a, state.Acquired)
 	for _, err := range []error{
-		s.Renew(t.Context(), got.Turn), s.Redo(t.Context(), got.Turn, "at-1"), s.Pause(t.Context(), a.Slot, time.Microsecond),
-		s.End(t.Context(), got.Turn, state.End{Known: "at-2", Fate: state.Keep, Recorded: state.Recorded{Answer: []byte("a"), Token: "at-2"}}),
+		s.Renew(t.Context(), got.Lock), s.Restart(t.Context(), got.Lock, "at-1"), s.BlockRate(t.Context(), a.Rate, time.Microsecond),
+		s.Release(t.Context(), got.Lock, state.Release{CurrentTokenID: "at-2", Record: state.RecordCompleted, Response: state.Response{Sealed: []byte("a"), TokenID: "at-2"}}),
 	} {
 		if err != nil {
 			t.Error(err)
 		}
 	}
-	begin(t, s, a, state.Done)
-	if _, err := s.Due(t.Context()); err != nil {
+	begin(t, s, a, state.Completed)
+	if _, err := s.ListInDoubt(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if _, err := s.Beat(t.Context(), "one"); err != nil {
+	if _, err := s.Heartbeat(t.Context(), "one"); err != nil {
 		t.Error(err)
 	}
 }
@@ -92,8 +92,8 @@ func TestSentinel(t *testing.T) {
 	eventually(t, func() bool {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
-		got, err := s.Begin(ctx, ask("a", "r-a"))
-		return err == nil && got.Verdict == state.Done
+		got, err := s.Acquire(ctx, ask("a", "r-a"))
+		return err == nil && got.Status == state.Completed
 	})
 	wholeTurn(t, s, "b")
 }
@@ -197,7 +197,7 @@ func TestTLS(t *testing.T) {
 				has.Store(row.has)
 				trusts.Store(row.trusts)
 				s, err := state.OpenRedis(state.RedisOptions{
-					URL: at, Prefix: "x", Times: state.NewTimes(hold), Keys: keys, TLS: func() *tls.Config {
+					URL: at, Prefix: "x", Times: state.NewTTLs(hold), Keys: keys, TLS: func() *tls.Config {
 						return &tls.Config{RootCAs: trusts.Load(), MinVersion: tls.VersionTLS12, GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 							return has.Load(), nil
 						}}
@@ -206,16 +206,16 @@ func TestTLS(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if _, err := s.Begin(t.Context(), ask(name, "")); (err == nil) != row.ok {
+				if _, err := s.Acquire(t.Context(), ask(name, "")); (err == nil) != row.ok {
 					t.Errorf("%s: %v", name, err)
 				}
 				has.Store(client)
 				trusts.Store(ca.pool())
-				eventually(t, func() bool { _, err := s.Begin(t.Context(), ask(name+" then", "")); return err == nil })
+				eventually(t, func() bool { _, err := s.Acquire(t.Context(), ask(name+" then", "")); return err == nil })
 				_ = s.Close()
 			}
 			plain := strings.Replace(at.Reveal(), "rediss:", "redis:", 1)
-			if _, err := open(t, plain, "x").Begin(t.Context(), ask("plain", "")); err == nil {
+			if _, err := open(t, plain, "x").Acquire(t.Context(), ask("plain", "")); err == nil {
 				t.Error("it can be had without TLS")
 			}
 		})
@@ -246,8 +246,8 @@ func TestTheNameMoves(t *testing.T) {
 			eventually(t, func() bool {
 				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 				defer cancel()
-				got, err := s.Begin(ctx, ask("b", ""))
-				return err == nil && got.Verdict == state.Granted
+				got, err := s.Acquire(ctx, ask("b", ""))
+				return err == nil && got.Status == state.Acquired
 			})
 			if took := time.Since(moved); took > 5*time.Second {
 				t.Errorf("after %v", took)

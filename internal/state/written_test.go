@@ -33,35 +33,35 @@ func TestPlainKeysWrittenByAnother(t *testing.T) {
 			for value, write := range values {
 				w.do("FLUSHALL")
 				write(w, prefix+name)
-				if _, err := w.store.Beat(t.Context(), "replica"); err != nil {
+				if _, err := w.store.Heartbeat(t.Context(), "replica"); err != nil {
 					t.Errorf("%s: beat: %v", value, err)
 				}
-				if _, err := w.store.Due(t.Context()); err != nil {
+				if _, err := w.store.ListInDoubt(t.Context()); err != nil {
 					t.Errorf("%s: due: %v", value, err)
 				}
-				if _, _, err := w.store.Claim(t.Context(), "team-b", NewHolder()); err != nil {
+				if _, _, err := w.store.AcquireInDoubt(t.Context(), "team-b", NewOwner()); err != nil {
 					t.Errorf("%s: claim: %v", value, err)
 				}
-				slot := Slot{Bucket: "b", Interval: time.Millisecond, Burst: time.Second, MaxWait: time.Second}
-				if wait, err := w.store.Reserve(t.Context(), slot); err != nil || wait < 0 {
+				slot := RateRequest{Key: "b", Interval: time.Millisecond, Burst: time.Second, MaxWait: time.Second}
+				if wait, err := w.store.ReserveRate(t.Context(), slot); err != nil || wait < 0 {
 					t.Errorf("%s: reserve: %v, %v", value, wait, err)
 				}
-				if err := w.store.Pause(t.Context(), Slot{Bucket: "b"}, 0); err != nil {
+				if err := w.store.BlockRate(t.Context(), RateRequest{Key: "b"}, 0); err != nil {
 					t.Errorf("%s: pause: %v", value, err)
 				}
 				a := asks("team-a", "r")
-				a.Change.Caller, a.Slot, a.MaxRecords, a.Waiter = "c", slot, 10, Waiter{Replica: "A", Caller: "c"}
-				got, err := w.store.Begin(t.Context(), a)
+				a.Operation.Caller, a.Rate, a.MaxRecords, a.Waiter = "c", slot, 10, Waiter{Replica: "A", Caller: "c"}
+				got, err := w.store.Acquire(t.Context(), a)
 				if err != nil || got.Wait < 0 {
 					t.Errorf("%s: begin: %v, %v", value, got.Wait, err)
 				}
-				if got.Verdict == Granted {
+				if got.Status == Acquired {
 					w.do("DEL", prefix+name)
 					write(w, prefix+name)
-					if err := w.store.Renew(t.Context(), got.Turn); err != nil && name != "team:team-a" {
+					if err := w.store.Renew(t.Context(), got.Lock); err != nil && name != "team:team-a" {
 						t.Errorf("%s: renew: %v", value, err)
 					}
-					if err := w.store.End(t.Context(), got.Turn, End{Fate: Keep, Recorded: Recorded{Token: "at-1"}}); err != nil && !errors.Is(err, ErrFenced) {
+					if err := w.store.Release(t.Context(), got.Lock, Release{Record: RecordCompleted, Response: Response{TokenID: "at-1"}}); err != nil && !errors.Is(err, ErrFenced) {
 						t.Errorf("%s: end: %v", value, err)
 					}
 				}
@@ -75,20 +75,20 @@ func TestPlainKeysWrittenByAnother(t *testing.T) {
 func TestAnEndThatAnotherWrote(t *testing.T) {
 	for _, value := range []string{"%s", "%s 0", "%s 1"} {
 		w, seen := newWriter(t)
-		got := w.begin(w.store, asks("team-a", ""), Granted)
+		got := w.begin(w.store, asks("team-a", ""), Acquired)
 		w.do("SET", "{teamtoken}:ended:"+w.field(keyA, "holder"), fmt.Sprintf(value, w.field(keyA, "epoch")))
-		w.end(w.store, got.Turn, End{Known: Same, Fate: Forget})
+		w.end(w.store, got.Lock, Release{CurrentTokenID: Unchanged, Record: RecordReset})
 		if n := w.ZCard(t.Context(), keyUnsettled).Val(); n != 0 || w.Exists(t.Context(), keyA).Val() != 0 || len(seen) != 0 {
 			t.Errorf(value+": %d teams are to be settled, or the change is still there; %v", "E", n, seen)
 		}
 	}
 	w, seen := newWriter(t)
-	got := w.begin(w.store, asks("team-a", ""), Granted)
+	got := w.begin(w.store, asks("team-a", ""), Acquired)
 	w.do("SET", "{teamtoken}:ended:"+w.field(keyA, "holder"), w.field(keyA, "epoch")+" 0")
 	w.do("HDEL", keyA, "holder")
-	w.end(w.store, got.Turn, End{Known: "at-1", Fate: Keep})
+	w.end(w.store, got.Lock, Release{CurrentTokenID: "at-1", Record: RecordCompleted})
 	w.do("HSET", keyA, "until", "1", "due", "1")
-	if _, ok, err := w.store.Claim(t.Context(), "team-a", NewHolder()); ok || err != nil || seen[sealedChange] != 1 {
+	if _, ok, err := w.store.AcquireInDoubt(t.Context(), "team-a", NewOwner()); ok || err != nil || seen[sealedChange] != 1 {
 		t.Errorf("with the lock taken away: to be settled: %v, %v, %v", ok, err, seen)
 	}
 }
@@ -116,9 +116,9 @@ func TestLongValuesAreNotRead(t *testing.T) {
 			w, _ := newWriter(t)
 			write(w)
 			before := sent(t, w.Client)
-			_, _ = w.store.Due(t.Context())
-			_, _, _ = w.store.Claim(t.Context(), "team-a", NewHolder())
-			_, _ = w.store.Begin(t.Context(), asks("team-a", "r"))
+			_, _ = w.store.ListInDoubt(t.Context())
+			_, _, _ = w.store.AcquireInDoubt(t.Context(), "team-a", NewOwner())
+			_, _ = w.store.Acquire(t.Context(), asks("team-a", "r"))
 			if n := sent(t, w.Client) - before; n > 128<<10 {
 				t.Errorf("Redis sent %d bytes", n)
 			}

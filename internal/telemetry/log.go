@@ -7,7 +7,7 @@ import (
 
 	"go.opentelemetry.io/otel/trace"
 
-	"github.com/teamtoken/teamtoken/internal/requestid"
+	"github.com/teamtoken/teamtoken/internal/calls"
 )
 
 // NewLogger returns a logger of lines of JSON, or of text, to w. A line that is
@@ -24,7 +24,7 @@ func NewLogger(w io.Writer, level slog.Level, text bool) *slog.Logger {
 type correlated struct{ slog.Handler }
 
 func (h correlated) Handle(ctx context.Context, r slog.Record) error {
-	if id := requestid.FromContext(ctx); id != "" {
+	if id := calls.From(ctx).RequestID; id != "" {
 		r.AddAttrs(slog.String(KeyRequestID, id))
 	}
 	if span := trace.SpanContextFromContext(ctx); span.IsValid() {

@@ -13,7 +13,6 @@ import (
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	"go.opentelemetry.io/contrib/exporters/autoexport"
 	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
 	"go.opentelemetry.io/contrib/instrumentation/runtime"
 	"go.opentelemetry.io/otel"
@@ -73,7 +72,7 @@ func (t *Telemetry) meter(ctx context.Context, about *resource.Resource) error {
 	}
 	readers := []sdkmetric.Option{sdkmetric.WithResource(about), sdkmetric.WithReader(scraped)}
 	if exported("METRICS") {
-		pushed, err := autoexport.NewMetricReader(ctx)
+		pushed, err := metricReader(ctx)
 		if err != nil {
 			return fmt.Errorf("OTEL_METRICS_EXPORTER: %w", err)
 		}
@@ -92,7 +91,7 @@ func (t *Telemetry) tracer(ctx context.Context, about *resource.Resource) error 
 	if !exported("TRACES") {
 		return nil
 	}
-	exporter, err := autoexport.NewSpanExporter(ctx)
+	exporter, err := spanExporter(ctx)
 	if err != nil {
 		return fmt.Errorf("OTEL_TRACES_EXPORTER: %w", err)
 	}

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/teamtoken/teamtoken/internal/calls"
 	"github.com/teamtoken/teamtoken/internal/secret"
 )
 
@@ -57,7 +58,7 @@ func (c *Client) call(ctx context.Context, r request) (answer, error) {
 			}
 			err.Wait = max(err.Wait, ratePause<<min(sent-1, 6))
 			c.options.Pacer.Pause(ctx, err.Wait)
-			if ctx.Value(withoutWaitKey{}) != nil || !pause(ctx, err.Wait+jitter(err.Wait)) {
+			if SendFrom(ctx).NoWait || !pause(ctx, err.Wait+jitter(err.Wait)) {
 				return a, err
 			}
 		case err.Kind == Unauthorized && !refreshed && c.rotated(ctx, used):
@@ -76,8 +77,8 @@ func (c *Client) call(ctx context.Context, r request) (answer, error) {
 // credential is what the next request goes out with: the caller's own, or the
 // service's.
 func (c *Client) credential(ctx context.Context) secret.Text {
-	s, callers := CredentialFrom(ctx)
-	if !callers && c.options.Credential != nil {
+	s := calls.From(ctx).Credential
+	if s.IsZero() && c.options.Credential != nil {
 		s = c.options.Credential.Get()
 	}
 	return s
@@ -87,7 +88,7 @@ func (c *Client) credential(ctx context.Context) secret.Text {
 // one used. What Refresh reports will not do: of all the calls that were under
 // way, it is news to the first alone.
 func (c *Client) rotated(ctx context.Context, used secret.Text) bool {
-	if _, callers := CredentialFrom(ctx); callers || c.options.Credential == nil {
+	if !calls.From(ctx).Credential.IsZero() || c.options.Credential == nil {
 		return false
 	}
 	c.options.Credential.Refresh()
@@ -140,6 +141,7 @@ func (c *Client) attempt(ctx context.Context, r request, credential secret.Text,
 		news = err
 	}
 	ended := Attempt{Method: r.method, Template: r.template, Status: a.status, RequestID: a.requestID, Duration: time.Since(start)}
+	ended.Host, ended.Port = c.Server()
 	if err != nil {
 		ended.Failure, ended.Status, ended.RequestID = err.Kind.String(), err.Status, err.RequestID
 	}

@@ -2,13 +2,12 @@ package upstream
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/sony/gobreaker/v2"
@@ -25,7 +24,7 @@ type Options struct {
 	// trusted CAs do.
 	Transport func() http.RoundTripper
 	// Credential is the service's own. Nil means that each call brings its
-	// caller's, see WithCredential.
+	// caller's, see calls.Call.
 	Credential Credential
 	// Timeout bounds one request, from dialling to the last byte of the answer.
 	Timeout time.Duration
@@ -69,6 +68,8 @@ type Attempt struct {
 	Failure   string        // the name of a Kind; empty if it went well
 	RequestID string        // the upstream's id of it, if it gave a well-formed one
 	Duration  time.Duration // from before the connection to after the answer
+	Host      string        // the upstream's
+	Port      int
 }
 
 // Client calls one upstream. It is safe for concurrent use.
@@ -91,8 +92,8 @@ func New(o Options) (*Client, error) {
 // not be reached several times in a row.
 func (c *Client) CircuitOpen() bool { return c.circuit.State() == gobreaker.StateOpen }
 
-// Life is for how long changes may be made that go on without their caller.
-type Life interface {
+// Lease is for how long changes may be made that go on without their caller.
+type Lease interface {
 	// Done is closed when it is over; nil if it never is.
 	Done() <-chan struct{}
 	// Err says whether it is over by now: a process that stood still has not closed
@@ -100,41 +101,30 @@ type Life interface {
 	Err() error
 }
 
-type lifeKey struct{}
-
-// WithLife returns a context whose changes go on when it ends, as all do, but not
-// beyond life.
-func WithLife(ctx context.Context, life Life) context.Context {
-	return context.WithValue(ctx, lifeKey{}, life)
+// Send is how the requests of a context are sent.
+type Send struct {
+	// Lease bounds changes, which go on when the context ends. Nil does not.
+	Lease Lease
+	// NoWait has a call not wait after a 429: it is its error, with the time to wait.
+	NoWait bool
+	// Change says that reads are part of a change, and go with it.
+	Change bool
+	// Reserved says that the rate limiter has room already for one request: the first
+	// that finds it true, and sets it to false.
+	Reserved *atomic.Bool
 }
 
-type withoutWaitKey struct{}
+type sendKey struct{}
 
-// WithoutWait returns a context whose calls do not wait after a 429: it is their
-// error, with the time to wait.
-func WithoutWait(ctx context.Context) context.Context {
-	return context.WithValue(ctx, withoutWaitKey{}, true)
+// WithSend returns a context whose requests are sent as s says.
+func WithSend(ctx context.Context, s Send) context.Context {
+	return context.WithValue(ctx, sendKey{}, s)
 }
 
-type credentialKey struct{}
-
-// WithCredential returns a context whose calls use a caller's own credential,
-// and never the service's.
-func WithCredential(ctx context.Context, s secret.Text) context.Context {
-	return context.WithValue(ctx, credentialKey{}, s)
-}
-
-// CredentialFrom returns the caller's own credential, if the call brought one.
-func CredentialFrom(ctx context.Context) (secret.Text, bool) {
-	s, ok := ctx.Value(credentialKey{}).(secret.Text)
-	return s, ok
-}
-
-// Fingerprint names a credential without revealing it: by 128 bits of its hash, so
-// that nobody can make two credentials with one name.
-func Fingerprint(credential secret.Text) string {
-	sum := sha256.Sum256([]byte(credential.Reveal()))
-	return hex.EncodeToString(sum[:16])
+// SendFrom is how the requests of ctx are sent.
+func SendFrom(ctx context.Context) Send {
+	s, _ := ctx.Value(sendKey{}).(Send)
+	return s
 }
 
 // CreateToken makes the team's token, which revokes the one before, and returns

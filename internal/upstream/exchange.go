@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/teamtoken/teamtoken/internal/calls"
 	"github.com/teamtoken/teamtoken/internal/jsonapi"
 	"github.com/teamtoken/teamtoken/internal/requestid"
 	"github.com/teamtoken/teamtoken/internal/secret"
@@ -40,9 +41,9 @@ func (c *Client) exchange(ctx context.Context, r request, credential secret.Text
 	}
 
 	req := c.httpRequest(progress.trace(attempt), r, credential)
-	if life, ok := ctx.Value(lifeKey{}).(Life); ok && r.mutates {
-		defer closing(life.Done(), cancel)()
-		if err := life.Err(); err != nil { // at the last moment that there is
+	if lease := SendFrom(ctx).Lease; lease != nil && r.mutates {
+		defer closing(lease.Done(), cancel)()
+		if err := lease.Err(); err != nil { // at the last moment that there is
 			return answer{}, &Error{Kind: Unreachable, Cause: err}
 		}
 	}
@@ -149,7 +150,7 @@ func (c *Client) httpRequest(ctx context.Context, r request, credential secret.T
 	req.Header["Accept"] = []string{jsonapi.MediaType}
 	req.Header["Accept-Encoding"] = []string{"identity"} // see plain for those who compress all the same
 	req.Header["User-Agent"] = []string{c.options.UserAgent}
-	if id := requestid.FromContext(ctx); id != "" {
+	if id := calls.From(ctx).RequestID; id != "" {
 		req.Header["X-Request-Id"] = []string{id}
 	}
 	if c.options.Tracer != nil {

@@ -10,8 +10,8 @@ import (
 	"github.com/teamtoken/teamtoken/internal/simulator"
 )
 
-// welcome tells a person who runs the simulator what to type next.
-func welcome(w io.Writer, srv *server.Server, upstream string) {
+// printQuickstart tells a person who runs the simulator what to type next.
+func printQuickstart(w io.Writer, srv *server.Server, upstream string) {
 	_, port, _ := net.SplitHostPort(srv.GRPCAddr)
 	scheme, restAddr, _ := strings.Cut(srv.RESTURL, "://")
 	_, restPort, _ := net.SplitHostPort(restAddr)

@@ -1,4 +1,4 @@
-package service
+package mutation
 
 import (
 	"context"
@@ -10,12 +10,18 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/teamtoken/teamtoken/internal/calls"
 	"github.com/teamtoken/teamtoken/internal/secret"
 	"github.com/teamtoken/teamtoken/internal/upstream"
 )
 
-func remembering() *acceptance {
-	return &acceptance{memory{life: acceptedLife}, memory{life: refusedLife}}
+func withCredential(ctx context.Context, credential secret.Text) context.Context {
+	return calls.NewContext(ctx, &calls.Call{Credential: credential})
+}
+
+func remembering() *credentials {
+	c := newCredentials()
+	return &c
 }
 
 // What the upstream said to a credential decides on its rank, for that team and for a
@@ -55,7 +61,7 @@ func TestRanks(t *testing.T) {
 					}
 					ctx := t.Context()
 					if words[0] != "-" {
-						ctx = upstream.WithCredential(ctx, secret.New(words[0]))
+						ctx = withCredential(ctx, secret.New(words[0]))
 					}
 					if words[2] != "=" {
 						answer := strings.Trim(words[2], "()")
@@ -73,11 +79,11 @@ func TestRanks(t *testing.T) {
 // pushes out none that it has accepted.
 func TestRanksAreBounded(t *testing.T) {
 	a := remembering()
-	honest := upstream.WithCredential(t.Context(), secret.New("honest"))
+	honest := withCredential(t.Context(), secret.New("honest"))
 	a.learn(honest, "t", true, nil)
 	before := heap()
 	for i := range 100_000 {
-		a.learn(upstream.WithCredential(context.Background(), secret.New(strconv.Itoa(i))), "t", true, &upstream.Error{Kind: upstream.Unauthorized})
+		a.learn(withCredential(context.Background(), secret.New(strconv.Itoa(i))), "t", true, &upstream.Error{Kind: upstream.Unauthorized})
 	}
 	if grown := heap() - before; grown > 2<<20 {
 		t.Errorf("%d KiB are kept", grown>>10)

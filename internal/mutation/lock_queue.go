@@ -1,4 +1,4 @@
-package service
+package mutation
 
 import (
 	"context"
@@ -22,24 +22,24 @@ type lockQueue struct {
 	users    int
 }
 
-// place is a call's place in the queue of a team.
-type place struct {
+// waiter is a call in the queue of a team.
+type waiter struct {
 	queues *lockQueues
 	team   string
 	caller string
 	queue  *lockQueue
 	rank   rank
-	proved bool // the rank is what the upstream said just now
+	tested bool // the rank is what the upstream said just now
 	first  bool // it may ask for the lock, or holds it
 }
 
-// unproven reports whether the upstream has to be asked about the call's credential
+// untested reports whether the upstream has to be asked about the call's credential
 // before it may wait.
-func (p *place) unproven() bool { return p.rank != accepted && !p.proved }
+func (w *waiter) untested() bool { return w.rank != accepted && !w.tested }
 
-// join returns a place in the queue of a team. It is the first at once if nobody
+// join enters the queue of a team. It is the first at once if nobody
 // else is there. The caller must leave it.
-func (q *lockQueues) join(team, caller string, r rank) *place {
+func (q *lockQueues) join(team, caller string, r rank) *waiter {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.teams == nil {
@@ -51,57 +51,57 @@ func (q *lockQueues) join(team, caller string, r rank) *place {
 		q.teams[team] = own
 	}
 	own.users++
-	return &place{queues: q, team: team, caller: caller, queue: own, rank: r, first: own.turn.TryAcquire(caller)}
+	return &waiter{queues: q, team: team, caller: caller, queue: own, rank: r, first: own.turn.TryAcquire(caller)}
 }
 
 // acquire waits to be the first, and reports whether that was before ctx ended.
-func (p *place) acquire(ctx context.Context) bool {
-	if p.first {
+func (w *waiter) acquire(ctx context.Context) bool {
+	if w.first {
 		return ctx.Err() == nil
 	}
-	_, p.first = p.queue.turn.Acquire(ctx, int(p.rank), p.caller)
-	return p.first && ctx.Err() == nil
+	_, w.first = w.queue.turn.Acquire(ctx, int(w.rank), w.caller)
+	return w.first && ctx.Err() == nil
 }
 
 // yield lets another one be the first.
-func (p *place) yield() {
-	if p.first {
-		p.first = false
-		p.queue.turn.Release()
+func (w *waiter) yield() {
+	if w.first {
+		w.first = false
+		w.queue.turn.Release()
 	}
 }
 
 // pause waits until the lock may be free, d at the most. If a call of a better rank
 // waits, pause lets that one be the first and waits to be the first again. It reports
 // false if ctx ended.
-func (p *place) pause(ctx context.Context, d time.Duration) bool {
+func (w *waiter) pause(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
-	case <-p.queues.release(p.queue):
+	case <-w.queues.release(w.queue):
 	case <-timer.C:
 	case <-ctx.Done():
 		return false
 	}
-	if p.queue.turn.Outranked(int(p.rank)) {
-		p.yield()
-		return p.acquire(ctx)
+	if w.queue.turn.Outranked(int(w.rank)) {
+		w.yield()
+		return w.acquire(ctx)
 	}
 	return true
 }
 
-// leave gives the place up, which may be done twice.
-func (p *place) leave() {
-	if p.queue == nil {
+// leave leaves the queue, which may be done twice.
+func (w *waiter) leave() {
+	if w.queue == nil {
 		return
 	}
-	p.yield()
-	p.queues.mu.Lock()
-	defer p.queues.mu.Unlock()
-	if p.queue.users--; p.queue.users == 0 {
-		delete(p.queues.teams, p.team)
+	w.yield()
+	w.queues.mu.Lock()
+	defer w.queues.mu.Unlock()
+	if w.queue.users--; w.queue.users == 0 {
+		delete(w.queues.teams, w.team)
 	}
-	p.queue = nil
+	w.queue = nil
 }
 
 // release has a value when the lock may be free.

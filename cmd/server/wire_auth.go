@@ -26,11 +26,11 @@ import (
 	"github.com/teamtoken/teamtoken/internal/telemetry"
 )
 
-// identify makes certain who calls, by all the ways that the settings have; it
+// authenticator makes certain who calls, by all the ways that the settings have; it
 // is nil where they have none. ready is closed once it can: an issuer of JWTs may not
 // answer yet.
-func (f follower) identify(cfg *config.Config) (
-	identify func(context.Context, caller.Presented) (caller.Caller, error), ready <-chan struct{}, err error,
+func (f reloader) authenticator(cfg *config.Config) (
+	authenticate func(context.Context, caller.Presented) (caller.Caller, error), ready <-chan struct{}, err error,
 ) {
 	o := authn.Options{Certificates: cfg.MutualTLS(), SPIFFE: cfg.SPIFFESocket != ""}
 	if o.JWT, ready, err = f.jwt(cfg); err != nil {
@@ -63,7 +63,7 @@ func (f follower) identify(cfg *config.Config) (
 }
 
 // warnOfClears logs which listeners take credentials in plain text.
-func (f follower) warnOfClears(cfg *config.Config) {
+func (f reloader) warnOfClears(cfg *config.Config) {
 	what := "JWTs"
 	if cfg.Credentials == config.CallerCredentials {
 		what = "callers' credentials for the upstream"
@@ -91,7 +91,7 @@ var always = func() <-chan struct{} {
 const issuerTimeout = 10 * time.Second
 
 // jwt is nil where JWTs are not believed. ready is closed once it has keys.
-func (f follower) jwt(cfg *config.Config) (j *authn.JWT, ready <-chan struct{}, err error) {
+func (f reloader) jwt(cfg *config.Config) (j *authn.JWT, ready <-chan struct{}, err error) {
 	if cfg.JWTIssuer == "" {
 		return nil, always, nil
 	}
@@ -113,7 +113,7 @@ func (f follower) jwt(cfg *config.Config) (j *authn.JWT, ready <-chan struct{}, 
 }
 
 // fileKeys are the public keys of the issuer of JWTs, from a file.
-func (f follower) fileKeys(cfg *config.Config) (authn.Keys, error) {
+func (f reloader) fileKeys(cfg *config.Config) (authn.Keys, error) {
 	leftOut := f.leftOut("TEAMTOKEN_JWT_KEYS_FILE")
 	value, err := follow(f, "TEAMTOKEN_JWT_KEYS_FILE", []string{cfg.JWTKeysFile}, func(contents [][]byte) (authn.KeySet, error) {
 		keys, err := authn.ParseKeys(contents[0], cfg.JWTAlgorithms...)
@@ -128,7 +128,7 @@ func (f follower) fileKeys(cfg *config.Config) (authn.Keys, error) {
 
 // issuerKeys are the public keys of the issuer of JWTs, from itself. It need not
 // answer yet.
-func (f follower) issuerKeys(cfg *config.Config) (*authn.IssuerKeys, error) {
+func (f reloader) issuerKeys(cfg *config.Config) (*authn.IssuerKeys, error) {
 	const setting = "TEAMTOKEN_JWT_ISSUER"
 	transport, err := f.issuerTransport(cfg.JWTIssuerCAFile)
 	if err != nil {
@@ -138,7 +138,7 @@ func (f follower) issuerKeys(cfg *config.Config) (*authn.IssuerKeys, error) {
 		Issuer:     cfg.JWTIssuer,
 		Algorithms: cfg.JWTAlgorithms,
 		Client:     &http.Client{Transport: transport, Timeout: issuerTimeout},
-		Changed:    f.changed(setting),
+		Changed:    f.onReload(setting),
 		LeftOut:    f.leftOut(setting),
 		Waiting: func(err error, again time.Duration) {
 			f.metrics.Reload(setting, false)
@@ -147,7 +147,7 @@ func (f follower) issuerKeys(cfg *config.Config) (*authn.IssuerKeys, error) {
 		},
 	}
 	if cfg.JWTIssuerTokenFile != "" {
-		f.private("TEAMTOKEN_JWT_ISSUER_TOKEN_FILE", cfg.JWTIssuerTokenFile)
+		f.warnIfReadable("TEAMTOKEN_JWT_ISSUER_TOKEN_FILE", cfg.JWTIssuerTokenFile)
 		token, err := follow(f, "TEAMTOKEN_JWT_ISSUER_TOKEN_FILE", []string{cfg.JWTIssuerTokenFile}, func(contents [][]byte) (secret.Text, error) {
 			return config.Bearer(string(contents[0]))
 		})
@@ -163,7 +163,7 @@ func (f follower) issuerKeys(cfg *config.Config) (*authn.IssuerKeys, error) {
 const maxLeftOut = 50
 
 // leftOut logs keys that are not usable, each once.
-func (f follower) leftOut(setting string) func([]authn.LeftOut) {
+func (f reloader) leftOut(setting string) func([]authn.LeftOut) {
 	var mu sync.Mutex
 	told := make(map[authn.LeftOut]bool)
 	return func(keys []authn.LeftOut) {
@@ -184,14 +184,14 @@ func (f follower) leftOut(setting string) func([]authn.LeftOut) {
 	}
 }
 
-// follows is a transport that may be another for each request.
-type follows func() http.RoundTripper
+// dynamicTransport is a transport that may be another for each request.
+type dynamicTransport func() http.RoundTripper
 
-func (f follows) RoundTrip(r *http.Request) (*http.Response, error) { return f().RoundTrip(r) }
+func (f dynamicTransport) RoundTrip(r *http.Request) (*http.Response, error) { return f().RoundTrip(r) }
 
 // issuerTransport is the way to the issuer of JWTs, which is a new one when the
 // file of CAs changes.
-func (f follower) issuerTransport(caFile string) (http.RoundTripper, error) {
+func (f reloader) issuerTransport(caFile string) (http.RoundTripper, error) {
 	dial := func(cas *x509.CertPool) *http.Transport {
 		return &http.Transport{
 			Proxy:           http.ProxyFromEnvironment,
@@ -209,11 +209,11 @@ func (f follower) issuerTransport(caFile string) (http.RoundTripper, error) {
 	if err != nil {
 		return nil, fmt.Errorf("TEAMTOKEN_JWT_ISSUER_CA_FILE (--jwt-issuer-ca-file): %w", err)
 	}
-	return follows(func() http.RoundTripper { return value.Get() }), nil
+	return dynamicTransport(func() http.RoundTripper { return value.Get() }), nil
 }
 
 // policy is nil where there is none.
-func (f follower) policy(path string) (func() *policy.Policy, error) {
+func (f reloader) policy(path string) (func() *policy.Policy, error) {
 	if path == "" {
 		return nil, nil
 	}
@@ -231,7 +231,7 @@ const spiffeTimeout = 30 * time.Second
 
 // spiffe is the TLS identity that the SPIFFE Workload API gives, and goes on
 // giving anew before it expires.
-func (f follower) spiffe(cfg *config.Config) (*tls.Config, error) {
+func (f reloader) spiffe(cfg *config.Config) (*tls.Config, error) {
 	first, cancel := context.WithTimeout(f.ctx, spiffeTimeout)
 	defer cancel()
 	source, err := workloadapi.NewX509Source(first,

@@ -1,12 +1,13 @@
-package service
+package mutation
 
 import (
 	"context"
 	"crypto/sha256"
-	"errors"
 	"sync"
 	"time"
 
+	"github.com/teamtoken/teamtoken/internal/calls"
+	"github.com/teamtoken/teamtoken/internal/outcome"
 	"github.com/teamtoken/teamtoken/internal/upstream"
 )
 
@@ -39,11 +40,15 @@ const (
 	maxRemembered = 8192
 )
 
-// acceptance remembers which callers' credentials the upstream has accepted and
+// credentials remember which callers' credentials the upstream has accepted and
 // refused lately, and for which team. It keeps hashes alone, and a bounded number of
 // them: what is forgotten is found out again. Whoever makes up credentials can't push
 // out those that were accepted.
-type acceptance struct{ accepted, refused memory }
+type credentials struct{ accepted, refused memory }
+
+func newCredentials() credentials {
+	return credentials{memory{life: acceptedLife}, memory{life: refusedLife}}
+}
 
 // pair is a hash of a credential and a team.
 type pair [sha256.Size]byte
@@ -51,9 +56,9 @@ type pair [sha256.Size]byte
 func pairOf(credential, team string) pair { return sha256.Sum256([]byte(team + "\x00" + credential)) }
 
 // rankOf is the rank of the call of ctx, which is about a team.
-func (a *acceptance) rankOf(ctx context.Context, team string) rank {
-	credential, callers := upstream.CredentialFrom(ctx)
-	if !callers {
+func (a *credentials) rankOf(ctx context.Context, team string) rank {
+	credential := calls.From(ctx).Credential
+	if credential.IsZero() {
 		return accepted
 	}
 	p, now := pairOf(credential.Reveal(), team), time.Now()
@@ -70,46 +75,41 @@ func (a *acceptance) rankOf(ctx context.Context, team string) rank {
 // learn notes whether the upstream accepted the credential of ctx. err is the result of
 // a request about the team. changed says that the request was a change that does not
 // need a token to exist, so that a 404 means that the credential may not change the team.
-func (a *acceptance) learn(ctx context.Context, team string, changed bool, err error) {
-	credential, callers := upstream.CredentialFrom(ctx)
-	if !callers {
+func (a *credentials) learn(ctx context.Context, team string, changed bool, err error) {
+	credential := calls.From(ctx).Credential
+	if credential.IsZero() {
 		return
 	}
 	p, now := pairOf(credential.Reveal(), team), time.Now()
-	var e *upstream.Error
 	switch {
 	case err == nil:
 		a.accepted.add(p, now)
 		if changed {
 			a.refused.remove(p)
 		}
-	case !errors.As(err, &e):
-	case e.Kind == upstream.Unauthorized, e.Kind == upstream.Forbidden, e.Kind == upstream.NotFound && changed:
+	case outcome.IsKind(err, upstream.Unauthorized, upstream.Forbidden), outcome.IsNotFound(err) && changed:
 		a.accepted.remove(p)
 		a.refused.add(p, now)
 	}
 }
 
-// prove reads the team's token with the caller's credential, to find out whether the
-// upstream accepts it, and returns its rank. It runs before the call waits for a lock
-// that others wait for. An error means that the upstream does not accept the credential
-// or can't be asked.
-func (s *Service) prove(ctx context.Context, team string) (rank, error) {
-	id, err := upstream.ParseTeamID(team)
-	if err != nil {
+// testCredential reads the team's token with the caller's credential, to find out
+// whether the upstream accepts it, and returns its rank. It runs before the call waits
+// for a lock that others wait for. An error means that the upstream does not accept the
+// credential or can't be asked.
+func (e *Engine) testCredential(ctx context.Context, team upstream.TeamID) (rank, error) {
+	_, err := e.upstream.ReadToken(ctx, team)
+	e.credentials.learn(ctx, team.String(), false, err)
+	if outcome.IsKind(err, upstream.Unauthorized, upstream.Unreachable, upstream.RateLimited, upstream.Throttled, upstream.Exhausted, upstream.Timeout) {
 		return refused, err
-	}
-	_, err = s.upstream.ReadToken(ctx, id)
-	s.acceptance.learn(ctx, team, false, err)
-	var e *upstream.Error
-	if errors.As(err, &e) {
-		switch e.Kind {
-		case upstream.Unauthorized, upstream.Unreachable, upstream.RateLimited, upstream.Throttled, upstream.Exhausted, upstream.Timeout:
-			return refused, err
-		default: // a team without a token, for example: the change itself shows it
-		}
-	}
-	return s.acceptance.rankOf(ctx, team), nil
+	} // a team without a token, for example: the change itself shows it
+	return e.credentials.rankOf(ctx, team.String()), nil
+}
+
+// CredentialAccepted notes whether the upstream accepted the credential of ctx for a
+// request that read something of a team.
+func (e *Engine) CredentialAccepted(ctx context.Context, team string, err error) {
+	e.credentials.learn(ctx, team, false, err)
 }
 
 // memory is a bounded set of pairs, each for a time. It is safe for concurrent use.
