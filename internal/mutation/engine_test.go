@@ -85,7 +85,7 @@ func newWorld(t *testing.T, open func(w *world) state.Store) *world {
 	transport := upstream.NewTransport(nil)
 	w.client = must(upstream.New(upstream.Options{
 		Address: address, Transport: func() http.RoundTripper { return transport }, Timeout: 2 * time.Second,
-		Credential: upstream.FixedCredential{Text: w.sim.UserToken()}, Pacer: w.limit,
+		Credential: upstream.FixedCredential{Text: w.sim.UserToken()}, Pacer: w.limit, Observe: func(context.Context, upstream.Attempt) {},
 	}))
 	return w
 }
