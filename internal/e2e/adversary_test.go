@@ -16,7 +16,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
-	"github.com/teamtoken/teamtoken/internal/reason"
+	"github.com/teamtoken/teamtoken/internal/apierror"
 	"github.com/teamtoken/teamtoken/internal/simulator"
 )
 
@@ -97,7 +97,7 @@ func TestUpstreamThatBreaksHTTP(t *testing.T) {
 				"TEAMTOKEN_UPSTREAM_TIMEOUT=5s", "TEAMTOKEN_REQUEST_TIMEOUT=5s",
 			}})
 			_, err := f.client.GenerateToken(context.Background(), asking(""))
-			if d := reason.DetailsOf(status.Convert(err)); status.Code(err) != c.code || d.Outcome != c.outcome {
+			if d := apierror.FromStatus(status.Convert(err)); status.Code(err) != c.code || d.Outcome != c.outcome {
 				t.Errorf("%v, outcome %q, want %v, %q", err, d.Outcome, c.code, c.outcome)
 			}
 			f.stop(t, patience)
@@ -123,7 +123,7 @@ func TestReplayThatCannotBeChecked(t *testing.T) {
 	}
 	sim.Inject(simulator.Fault{Method: http.MethodGet, Status: http.StatusServiceUnavailable, Times: -1})
 	_, err := f.client.GenerateToken(t.Context(), asking("once"))
-	if d := reason.DetailsOf(status.Convert(err)); status.Code(err) != codes.Unknown || d.Outcome != "applied_undelivered" {
+	if d := apierror.FromStatus(status.Convert(err)); status.Code(err) != codes.Unknown || d.Outcome != "applied_undelivered" {
 		t.Errorf("%v, outcome %q", err, d.Outcome)
 	}
 	sim.Reset()

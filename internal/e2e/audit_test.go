@@ -30,8 +30,8 @@ import (
 	"google.golang.org/grpc/status"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/apierror"
 	"github.com/teamtoken/teamtoken/internal/audit"
-	"github.com/teamtoken/teamtoken/internal/reason"
 	"github.com/teamtoken/teamtoken/internal/secret"
 	"github.com/teamtoken/teamtoken/internal/simulator"
 )
@@ -156,7 +156,7 @@ func (f *facade) unaudited(t *testing.T, sim *simulator.Simulator) {
 		}, ""},
 	} {
 		err := c.call()
-		d := reason.DetailsOf(status.Convert(err))
+		d := apierror.FromStatus(status.Convert(err))
 		if status.Code(err) != codes.Unavailable || d.Reason != "AUDIT_UNAVAILABLE" || d.Outcome != c.outcome {
 			t.Errorf("%s that cannot be written down: %v, %+v", name, err, d)
 		}
@@ -421,7 +421,7 @@ func TestAuditIsBlocked(t *testing.T) {
 			break
 		}
 	}
-	if reason.DetailsOf(status.Convert(err)).Reason != "AUDIT_UNAVAILABLE" {
+	if apierror.FromStatus(status.Convert(err)).Reason != "AUDIT_UNAVAILABLE" {
 		t.Fatalf("a call that cannot be written down: %v", err)
 	}
 	f.ready(t, false)
@@ -429,7 +429,7 @@ func TestAuditIsBlocked(t *testing.T) {
 	var calls sync.WaitGroup
 	for i := range 20 {
 		calls.Go(func() {
-			if err := call(fmt.Sprintf("blocked-%d", i)); reason.DetailsOf(status.Convert(err)).Reason != "AUDIT_UNAVAILABLE" {
+			if err := call(fmt.Sprintf("blocked-%d", i)); apierror.FromStatus(status.Convert(err)).Reason != "AUDIT_UNAVAILABLE" {
 				t.Errorf("one of many that cannot: %v", err)
 			}
 		})
@@ -642,7 +642,7 @@ func TestAuditOfRefusals(t *testing.T) {
 			t.Fatal(err)
 		}
 		err = stream.RecvMsg(&teamtokenv1.GenerateTokenResponse{})
-		if got := reason.DetailsOf(status.Convert(err)).Reason; got != "SHUTTING_DOWN" {
+		if got := apierror.FromStatus(status.Convert(err)).Reason; got != "SHUTTING_DOWN" {
 			t.Fatalf("%v", err)
 		}
 		check(t, "stop-grpc", audit.Record{Surface: "grpc", Method: "GenerateToken", Code: "Unavailable", Reason: "SHUTTING_DOWN"})

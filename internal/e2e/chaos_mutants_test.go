@@ -18,7 +18,7 @@ var mutants = []struct{ name, file, old, new string }{
 	},
 	{
 		"no hold", "internal/mutation/decide.go",
-		"{answers: answerLost, seen: unreadable | notSeen, decision: decision{hold, none, reason.Unknown}}", "{answers: answerLost, seen: unreadable | notSeen, decision: decision{release, reset, reason.Unknown}}",
+		"{answers: answerLost, seen: unreadable | notSeen, decision: decision{hold, none, apierror.Unknown}}", "{answers: answerLost, seen: unreadable | notSeen, decision: decision{release, reset, apierror.Unknown}}",
 	},
 	{
 		"an answer given again without a look", "internal/mutation/idempotency.go",
@@ -26,7 +26,7 @@ var mutants = []struct{ name, file, old, new string }{
 	},
 	{
 		"a change sent again by itself", "internal/upstream/call.go",
-		"case !r.mutates && (err.Kind == Lost", "case (err.Kind == Lost",
+		"case !r.mutates && (err.Kind == NoResponse", "case (err.Kind == NoResponse",
 	},
 	{
 		"another caller's record", "internal/service/idempotency.go",
@@ -46,7 +46,7 @@ var mutants = []struct{ name, file, old, new string }{
 	},
 	{
 		"an unknown outcome told as not_applied", "internal/outcome/outcome.go",
-		"{teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_OUTCOME_UNKNOWN, reason.Unknown}", "{teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_OUTCOME_UNKNOWN, reason.NotApplied}",
+		"{teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_OUTCOME_UNKNOWN, apierror.Unknown}", "{teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_OUTCOME_UNKNOWN, apierror.NotApplied}",
 	},
 	{
 		"an orphan that is left", "internal/mutation/execute.go",

@@ -20,7 +20,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
-	"github.com/teamtoken/teamtoken/internal/reason"
+	"github.com/teamtoken/teamtoken/internal/apierror"
 	"github.com/teamtoken/teamtoken/internal/simulator"
 )
 
@@ -157,7 +157,7 @@ func TestUpstreamDowngrade(t *testing.T) {
 			s.env = append(s.env, "TFE_CA_FILE="+a.caFile)
 			f := start(t, s)
 			_, err := f.client.GenerateToken(t.Context(), &teamtokenv1.GenerateTokenRequest{TeamId: simulator.SeedTeam})
-			d := reason.DetailsOf(status.Convert(err))
+			d := apierror.FromStatus(status.Convert(err))
 			if row.want != (err == nil) || !row.want && (status.Code(err) != codes.Unavailable || d.Reason != "UPSTREAM_UNREACHABLE" || d.Outcome != "not_applied") {
 				t.Error(err)
 			}

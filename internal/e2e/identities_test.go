@@ -28,8 +28,8 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/dynamicpb"
 
+	"github.com/teamtoken/teamtoken/internal/apierror"
 	"github.com/teamtoken/teamtoken/internal/audit"
-	"github.com/teamtoken/teamtoken/internal/reason"
 	"github.com/teamtoken/teamtoken/internal/requestid"
 	"github.com/teamtoken/teamtoken/internal/simulator"
 )
@@ -130,7 +130,7 @@ func (c *client) call(t *testing.T, surface string, method protoreflect.MethodDe
 	ctx, cancel := context.WithTimeout(metadata.NewOutgoingContext(t.Context(), md), patience)
 	defer cancel()
 	err := c.conn.Invoke(ctx, fmt.Sprintf("/%s/%s", method.Parent().FullName(), method.Name()), in, out)
-	d := reason.DetailsOf(status.Convert(err))
+	d := apierror.FromStatus(status.Convert(err))
 	return c.answer(t, id, before, answered{code: status.Code(err).String(), reason: d.Reason, outcome: d.Outcome})
 }
 

@@ -18,7 +18,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
-	"github.com/teamtoken/teamtoken/internal/reason"
+	"github.com/teamtoken/teamtoken/internal/apierror"
 	"github.com/teamtoken/teamtoken/internal/simulator"
 	"github.com/teamtoken/teamtoken/internal/state/statetest"
 )
@@ -47,7 +47,7 @@ func pair(t *testing.T, s settings) [2]*facade {
 	return [2]*facade{start(t, s), start(t, s)}
 }
 
-func details(err error) reason.Details { return reason.DetailsOf(status.Convert(err)) }
+func details(err error) apierror.Details { return apierror.FromStatus(status.Convert(err)) }
 
 func posts(sim *simulator.Simulator) int {
 	n := 0

@@ -305,7 +305,7 @@ func (s *Server) admit(ctx context.Context, call *tap.Info) (context.Context, er
 	if long {
 		ctx = caller.WithLongHeaders(ctx)
 	}
-	timed, cancel := context.WithTimeout(ctx, o.MaxCall+o.Limits.ReadTimeout) //nolint:gosec // ctx ends with the stream, and this with it
+	timed, cancel := context.WithTimeout(ctx, o.MaxCallDuration+o.Limits.ReadTimeout) //nolint:gosec // ctx ends with the stream, and this with it
 	_ = cancel
 	return timed, nil
 }

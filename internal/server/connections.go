@@ -11,8 +11,8 @@ import (
 )
 
 const (
-	// stuck is how long one write may wait for its peer to read.
-	stuck = 20 * time.Second
+	// writeTimeout is how long one write may wait for its peer to read.
+	writeTimeout = 20 * time.Second
 	// newcomers is the part of the connections that is kept for those that have not
 	// carried an identified call: one in two, and half of that is for handshakes.
 	newcomers = 2
@@ -148,7 +148,7 @@ func (c *connections) handshake(now time.Time) *connection {
 // admit returns nil if there is no room.
 func (c *connections) admit(accepted net.Conn) net.Conn {
 	conn := &connection{Conn: accepted, of: c, since: time.Now(), age: jittered(c.age), speaks: !c.tls}
-	conn.unread = time.AfterFunc(stuck, func() { _ = conn.Close() })
+	conn.unread = time.AfterFunc(writeTimeout, func() { _ = conn.Close() })
 	conn.unread.Stop()
 	out, ok := c.enter(conn)
 	if out != nil {
@@ -522,7 +522,7 @@ func (c *connection) Write(b []byte) (int, error) {
 	if len(b) >= anAnswer && c.of.rest {
 		c.wrote.Store(true)
 	}
-	c.unread.Reset(stuck)
+	c.unread.Reset(writeTimeout)
 	defer c.unread.Stop()
 	return c.Conn.Write(b)
 }

@@ -1,4 +1,4 @@
-// Package budget keeps all that the replicas ask of the upstream within a rate,
+// Package ratelimit keeps all that the replicas ask of the upstream within a rate,
 // and shares it out fairly among those who call.
 //
 // Its promises:
@@ -17,4 +17,4 @@
 //     a 429 nobody asks with that credential before the time that it named, a minute
 //     at the most.
 //   - Memory is bounded, whatever credentials callers make up.
-package budget
+package ratelimit
