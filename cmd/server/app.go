@@ -47,7 +47,7 @@ type app struct {
 	store     state.Store
 	keys      func() *seal.Keys
 	rejected  rejected
-	budget    *ratelimit.Limiter
+	limiter   *ratelimit.Limiter
 	upstream  *upstream.Client
 	engine    *mutation.Engine
 	service   *service.Service
@@ -150,13 +150,13 @@ func (a *app) buildService(context.Context) error {
 		return err
 	}
 	a.engine = mutation.New(a.upstream, mutation.Options{
-		Store: a.store, Hold: a.cfg.UnknownHold, Limiter: a.budget, Keys: a.keys, Audit: a.audit, Metrics: a.metrics,
+		Store: a.store, Hold: a.cfg.UnknownHold, Limiter: a.limiter, Keys: a.keys, Audit: a.audit, Metrics: a.metrics,
 		Rejected: a.rejected, MaxRecords: a.cfg.MaxRequestIDs, Organizations: organizations,
 	}, a.log)
 	a.service = service.New(a.upstream, a.engine, service.Limits{MaxTokenTTL: a.cfg.MaxTokenTTL, DefaultTokenTTL: a.cfg.DefaultTokenTTL})
 	return a.metrics.ObserveGauges(telemetry.GaugeSources{
 		TeamsHeld: func() int { return a.engine.Status().InDoubt }, Replicas: func() int { return a.engine.Status().Replicas },
-		Rate: a.budget.Rate, Waiting: a.budget.QueueLen, Pause: a.budget.Blocked, CircuitOpen: a.upstream.CircuitOpen,
+		Rate: a.limiter.Rate, Waiting: a.limiter.QueueLen, Pause: a.limiter.Blocked, CircuitOpen: a.upstream.CircuitOpen,
 	})
 }
 

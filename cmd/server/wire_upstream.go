@@ -27,14 +27,14 @@ func (a *app) buildUpstream(context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	a.budget = ratelimit.New(a.cfg.UpstreamRate, a.store, a.log, a.metrics.Waited)
+	a.limiter = ratelimit.New(a.cfg.UpstreamRate, a.store, a.log, a.metrics.Waited)
 	a.upstream, err = upstream.New(upstream.Options{
 		Address:     a.address,
 		Transport:   transport,
 		Credential:  credential,
 		Timeout:     a.cfg.UpstreamTimeout,
 		UserAgent:   "teamtoken/" + version,
-		RateLimiter: a.budget,
+		RateLimiter: a.limiter,
 		Tracer:      a.telemetry.Tracer,
 		OnAttempt: func(ctx context.Context, attempt upstream.Attempt) {
 			a.metrics.Upstream(ctx, telemetry.UpstreamLabels{

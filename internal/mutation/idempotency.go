@@ -58,35 +58,35 @@ func (e *Engine) once(ctx context.Context, op Operation, key Key) (Result, error
 // its own, by which the rate limit and the lock are waited for.
 type duplicates struct {
 	mu      sync.Mutex
-	flights map[Key]*flight
+	running map[Key]*duplicate
 }
 
-type flight struct {
+type duplicate struct {
 	done       chan struct{} // closed when what follows is set
 	made       Result
 	err        error
 	callerLeft bool // before it ended
 }
 
-// join returns the flight of a key, and whether the caller is the first and must end
+// join returns the running call of a key, and whether the caller is the first and must end
 // it.
-func (d *duplicates) join(key Key) (_ *flight, first bool) {
+func (d *duplicates) join(key Key) (_ *duplicate, first bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if known := d.flights[key]; known != nil {
+	if known := d.running[key]; known != nil {
 		return known, false
 	}
-	if d.flights == nil {
-		d.flights = make(map[Key]*flight)
+	if d.running == nil {
+		d.running = make(map[Key]*duplicate)
 	}
-	f := &flight{done: make(chan struct{})}
-	d.flights[key] = f
+	f := &duplicate{done: make(chan struct{})}
+	d.running[key] = f
 	return f, true
 }
 
-func (d *duplicates) end(key Key, f *flight) {
+func (d *duplicates) end(key Key, f *duplicate) {
 	d.mu.Lock()
-	delete(d.flights, key)
+	delete(d.running, key)
 	d.mu.Unlock()
 	close(f.done)
 }

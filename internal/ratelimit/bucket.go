@@ -7,9 +7,9 @@ import (
 )
 
 // bucket is what this replica knows of one credential's rate. What follows users is
-// guarded by the Budget.
+// guarded by the Limiter.
 type bucket struct {
-	queue *fairqueue.Lock // whoever holds it asks for room
+	queue *fairqueue.Lock // whoever holds it asks for a slot
 	users int
 
 	accepted     bool          // by the upstream, once at least

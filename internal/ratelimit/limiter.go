@@ -37,15 +37,15 @@ type Limiter struct {
 	store    state.Store
 	log      *slog.Logger
 	onWait   func(ctx context.Context, changes bool, d time.Duration)
-	interval time.Duration // between two requests, as it is set; 0 has no budget
+	interval time.Duration // between two requests, as it is set; 0 has no limit
 	replicas atomic.Int64  // that share it, as was last known
 
 	mu      sync.Mutex
 	buckets buckets
 }
 
-// New returns a budget of perSecond requests, for all replicas together; 0 has no
-// limit. waited, if it is not nil, is told how long each request waited for room.
+// New returns a limiter of perSecond requests, for all replicas together; 0 has no
+// limit. waited, if it is not nil, is told how long each request waited for a slot.
 func New(perSecond float64, store state.Store, log *slog.Logger, waited func(ctx context.Context, changes bool, d time.Duration)) *Limiter {
 	if waited == nil {
 		waited = func(context.Context, bool, time.Duration) {}
@@ -58,7 +58,7 @@ func New(perSecond float64, store state.Store, log *slog.Logger, waited func(ctx
 	return b
 }
 
-// SetReplicas tells how many replicas share the budget.
+// SetReplicas tells how many replicas share the rate.
 func (b *Limiter) SetReplicas(replicas int) { b.replicas.Store(int64(max(replicas, 1))) }
 
 // Rate is how many requests may be made in a second with the service's credential,
@@ -76,7 +76,7 @@ func (b *Limiter) Rate() float64 {
 	return math.Round(1e3*float64(time.Second)/float64(interval)) / 1e3
 }
 
-// QueueLen is how many requests of this replica wait for their turn to ask for room.
+// QueueLen is how many requests of this replica wait for their turn to ask for a slot.
 func (b *Limiter) QueueLen() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -132,7 +132,7 @@ func (b *Limiter) SetLimit(ctx context.Context, perSecond float64) {
 	}
 }
 
-// KeyFor names the budget of a call: the service's own credential's, or that of
+// KeyFor names the rate of a call: the service's own credential's, or that of
 // the caller's.
 func KeyFor(ctx context.Context) string {
 	credential := calls.From(ctx).Credential
@@ -142,7 +142,7 @@ func KeyFor(ctx context.Context) string {
 	return secret.Fingerprint(credential)
 }
 
-// use returns the bucket of a name and a request for room in it. The bucket stays
+// use returns the bucket of a name and a request for a slot in it. The bucket stays
 // known until it is given back by unuse.
 func (b *Limiter) use(ctx context.Context, name string) (*bucket, state.RateRequest) {
 	b.mu.Lock()
@@ -158,7 +158,7 @@ func (b *Limiter) unuse(x *bucket) {
 	x.users--
 }
 
-// slot is a request for room that is there before ctx ends. The caller holds mu.
+// slot is a request for a slot that is free before ctx ends. The caller holds mu.
 func (b *Limiter) slot(ctx context.Context, name string, x *bucket) state.RateRequest {
 	interval := max(b.interval, x.learned)
 	most := defaultMaxWait
@@ -168,16 +168,16 @@ func (b *Limiter) slot(ctx context.Context, name string, x *bucket) state.RateRe
 	return state.RateRequest{Key: name, Interval: interval, Burst: (burst - 1) * interval, MaxWait: most}
 }
 
-// Ticket is the right to ask for room, which one has at a time.
+// Ticket is the right to ask for a slot, which one has at a time.
 type Ticket struct {
-	bucket  *bucket           // nil without a budget
+	bucket  *bucket           // nil without a limit
 	Slot    state.RateRequest // to ask for
 	changes bool
 	own     bool // calls of the same caller were in its way
 	queued  time.Duration
 }
 
-// Enqueue waits until it is this call's turn to ask for room. The pass must be given
+// Enqueue waits until it is this call's turn to ask for a slot. The ticket must be given
 // back.
 func (b *Limiter) Enqueue(ctx context.Context, mutates bool) (Ticket, *upstream.Error) {
 	name := KeyFor(ctx)
@@ -207,10 +207,10 @@ func (b *Limiter) Enqueue(ctx context.Context, mutates bool) (Ticket, *upstream.
 	return p, nil
 }
 
-// maxLockedWait is how long room may be waited for with a lock that others want.
+// maxLockedWait is how long a slot may be waited for with a lock that others want.
 const maxLockedWait = time.Second
 
-// Within is the request of a pass for room that is there soon: what the replicas have
+// Within is the request of a ticket for a slot that is free soon: what the replicas have
 // asked for before, and not a time after a 429.
 func (b *Limiter) Within(p Ticket) state.RateRequest {
 	s := p.Slot
@@ -218,7 +218,7 @@ func (b *Limiter) Within(p Ticket) state.RateRequest {
 	return s
 }
 
-// Commit gives the pass back with room that is there after wait, waits for that, and
+// Commit gives the ticket back with a slot that is free after wait, waits for that, and
 // reports whether it did before ctx ended.
 func (b *Limiter) Commit(ctx context.Context, p Ticket, wait time.Duration) bool {
 	b.Abort(p, wait)
@@ -228,8 +228,8 @@ func (b *Limiter) Commit(ctx context.Context, p Ticket, wait time.Duration) bool
 	return Sleep(ctx, wait)
 }
 
-// Abort gives the pass back, and has the next one asked for after wait: when the
-// room that was given is there.
+// Abort gives the ticket back, and has the next one asked for after wait: when the
+// slot that was given is free.
 func (b *Limiter) Abort(p Ticket, wait time.Duration) {
 	if p.bucket == nil {
 		return
@@ -238,7 +238,7 @@ func (b *Limiter) Abort(p Ticket, wait time.Duration) {
 	b.unuse(p.bucket)
 }
 
-// ErrExhausted is the error of a call for which there is no room within its time: it says
+// ErrExhausted is the error of a call for which there is no slot within its time: it says
 // whose limit that is.
 func (b *Limiter) ErrExhausted(p Ticket, wait time.Duration) *upstream.Error {
 	left := time.Duration(0)
@@ -282,7 +282,7 @@ func (b *Limiter) Wait(ctx context.Context, mutates bool) *upstream.Error {
 	return nil
 }
 
-// reserveLocal is room in this replica's part of the rate.
+// reserveLocal is a slot in this replica's part of the rate.
 func (b *Limiter) reserveLocal(p Ticket) time.Duration {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -22,7 +22,7 @@ import (
 )
 
 // Redis is the state of any number of replicas, in one slot of a Redis or Valkey:
-// that is what lets a step touch a team, a record and the budget at once, and it
+// that is what lets a step touch a team, a record and the rate limit at once, and it
 // is enough for an upstream that takes thirty requests a second.
 type Redis struct {
 	client      redis.UniversalClient
@@ -32,7 +32,7 @@ type Redis struct {
 	observe     func(ctx context.Context, step, failure string, d time.Duration)
 	keys        func() *seal.Keys
 	rejected    func(ctx context.Context, kind, team string, why error)
-	ended       recentSet    // by the holders that they were begun with, changes that ended here
+	ended       recentSet    // by the owners that they were begun with, operations that ended here
 	withdrawn   recentSet    // and those of which nothing was done
 	clockOffset atomic.Int64 // how far Redis's clock is ahead of ours, in milliseconds; 0 if it was not asked
 }
@@ -233,7 +233,7 @@ func (r *Redis) teamKey(name string) string               { return r.prefix + "t
 func (r *Redis) recordKey(key string) string              { return r.prefix + "record:" + key }
 func (r *Redis) responseKey(key string) string            { return r.prefix + "answer:" + key }
 func (r *Redis) rateKey(name string) string               { return r.prefix + "budget:" + name }
-func (r *Redis) releasedKey(holder string) string         { return r.prefix + "ended:" + holder }
+func (r *Redis) releasedKey(owner string) string          { return r.prefix + "ended:" + owner }
 func (r *Redis) inDoubtKey() string                       { return r.prefix + "unsettled" }
 func (r *Redis) recordsPerCallerKey(caller string) string { return r.prefix + "kept:" + caller }
 func (r *Redis) heldKey() string                          { return r.prefix + "held" }
@@ -372,7 +372,7 @@ func (r *Redis) now(ctx context.Context) (int64, error) {
 	return time.Now().UnixMilli() + r.clockOffset.Load(), nil
 }
 
-// What a script answers that is no Verdict of Begin.
+// What a script answers that is no AcquireStatus.
 const (
 	statusRecord AcquireStatus = "record" // there is a record, which the script can't read
 	statusBroken AcquireStatus = "broken" // what is kept of the team is nothing that a script writes
@@ -409,27 +409,27 @@ func (r reply) int(i int) int64 {
 	return n
 }
 
-// readInDoubt reads a change that has to be settled. One that can't be read is dropped.
-func (r *Redis) readInDoubt(ctx context.Context, team, holder string, reply reply, asked time.Time) (InDoubtOperation, bool, error) {
+// readInDoubt reads an operation that has to be resolved. One that can't be read is dropped.
+func (r *Redis) readInDoubt(ctx context.Context, team, owner string, reply reply, asked time.Time) (InDoubtOperation, bool, error) {
 	now := reply.int(4)
 	op, why := r.openOperation(reply.str(2), team, reply.str(3), now)
-	turn := Lock{team, holder, reply.int(1), asked, "", op}
+	lock := Lock{team, owner, reply.int(1), asked, "", op}
 	if why != nil {
 		r.reject(ctx, sealedChange, team, why)
-		err := r.runScript(ctx, dropScript, []string{r.teamKey(team), r.inDoubtKey(), r.heldKey()}, team, holder, turn.FencingToken, r.times.Hold.Milliseconds()).Err()
+		err := r.runScript(ctx, dropScript, []string{r.teamKey(team), r.inDoubtKey(), r.heldKey()}, team, owner, lock.FencingToken, r.times.Hold.Milliseconds()).Err()
 		if err != nil {
 			err = fmt.Errorf("state: %w", err)
 		}
 		return InDoubtOperation{}, false, err
 	}
-	turn.idempotencyKey = op.Operation.IdempotencyKey
+	lock.idempotencyKey = op.Operation.IdempotencyKey
 	op.currentTokenID = r.openKnown(ctx, team, reply.str(6), reply.str(7), now)
 	if r.withdrawn.has(op.owner) { // an Ask that Redis read when it had been withdrawn
-		return InDoubtOperation{}, false, r.Release(ctx, turn, Release{CurrentTokenID: Unchanged, Record: RecordReset})
+		return InDoubtOperation{}, false, r.Release(ctx, lock, Release{CurrentTokenID: Unchanged, Record: RecordReset})
 	}
 	since := time.Duration(now-op.At) * time.Millisecond
 	return InDoubtOperation{
-		Lock: turn, Operation: op.Operation, Age: since, CurrentTokenID: op.currentTokenID,
+		Lock: lock, Operation: op.Operation, Age: since, CurrentTokenID: op.currentTokenID,
 		HoldLeft: max(time.Duration(reply.int(5)-now)*time.Millisecond, r.times.Hold-since), // whatever the plain one says
 	}, true, nil
 }
@@ -472,7 +472,7 @@ func (r *Redis) renew(ctx context.Context, t Lock, change, known []byte) error {
 		t.Team, t.Owner, t.FencingToken, r.times.leaseTTL().Milliseconds(), change, known, by))
 }
 
-// fenced is the error of a step that a turn is needed for.
+// fenced is the error of a script that a lock is needed for.
 func fenced(cmd *redis.Cmd) error {
 	switch done, err := cmd.Int(); {
 	case err != nil:
@@ -522,7 +522,7 @@ func (r *Redis) Release(ctx context.Context, t Lock, e Release) error {
 	return fenced(cmd)
 }
 
-// recordAfter is what a record says after the end of a turn, in the words of the
+// recordAfter is what a record says after its lock was released, in the words of the
 // script, and whether it is one more of those that are kept.
 func (r *Redis) recordAfter(op *storedOperation, e Release, now int64) (what []byte, more string, err error) {
 	k := storedRecord{Fingerprint: op.Fingerprint, State: e.Record, TokenID: e.Response.TokenID, Failure: e.Response.Failure, At: now}
@@ -553,10 +553,10 @@ func (r *Redis) ListInDoubt(ctx context.Context) ([]string, error) {
 }
 
 // AcquireInDoubt is of Store.
-func (r *Redis) AcquireInDoubt(ctx context.Context, team, holder string) (InDoubtOperation, bool, error) {
+func (r *Redis) AcquireInDoubt(ctx context.Context, team, owner string) (InDoubtOperation, bool, error) {
 	asked := time.Now()
 	reply, err := parseReply(r.runScript(ctx, takeOverScript, []string{r.teamKey(team), r.inDoubtKey(), r.heldKey()},
-		team, holder, r.times.leaseTTL().Milliseconds(), r.times.Hold.Milliseconds()))
+		team, owner, r.times.leaseTTL().Milliseconds(), r.times.Hold.Milliseconds()))
 	switch {
 	case err != nil || reply.str(0) == "":
 		return InDoubtOperation{}, false, err
@@ -564,7 +564,7 @@ func (r *Redis) AcquireInDoubt(ctx context.Context, team, holder string) (InDoub
 		r.reject(ctx, sealedChange, team, errForged)
 		return InDoubtOperation{}, false, nil
 	}
-	return r.readInDoubt(ctx, team, holder, reply, asked)
+	return r.readInDoubt(ctx, team, owner, reply, asked)
 }
 
 // ReserveRate is of Store.

@@ -31,7 +31,7 @@ type Metrics struct {
 	failures counts[failureLabels]
 	replays  counts[string]
 	redrives counts[string]
-	settled  counts[string]
+	resolved counts[string]
 	rejected counts[string]
 	reloads  counts[reloadLabels]
 	audit    metric.Int64Gauge
@@ -93,7 +93,7 @@ func newMetrics(meter metric.Meter, registry *prometheus.Registry) (*Metrics, er
 	}}}
 	m.replays = counts[string]{m.counter(replays), labelled(labelKind)}
 	m.redrives = counts[string]{m.counter(redrives), labelled(labelKind)}
-	m.settled = counts[string]{m.counter(settled), labelled(labelOutcome)}
+	m.resolved = counts[string]{m.counter(settled), labelled(labelOutcome)}
 	m.rejected = counts[string]{m.counter(stateRejected), labelled(labelKind)}
 	m.reloads = counts[reloadLabels]{m.counter(reloads), attributeCache[reloadLabels]{of: func(l reloadLabels) []attribute.KeyValue {
 		return []attribute.KeyValue{attribute.String(labelSetting, l.setting), attribute.String(labelResult, l.result)}
@@ -127,7 +127,7 @@ func (m *Metrics) Upstream(ctx context.Context, l UpstreamLabels, d time.Duratio
 	m.upstream.record(ctx, l, d)
 }
 
-// Waited counts a request to the upstream that waited for room in the budget.
+// Waited counts a request to the upstream that waited for a slot at the rate limit.
 func (m *Metrics) Waited(ctx context.Context, changes bool, d time.Duration) {
 	kind := "read"
 	if changes {
@@ -148,7 +148,7 @@ func (m *Metrics) Replayed(ctx context.Context, kind string) { m.replays.add(ctx
 func (m *Metrics) Retried(ctx context.Context, method string) { m.redrives.add(ctx, method) }
 
 // Resolved counts a change whose outcome is known by now.
-func (m *Metrics) Resolved(ctx context.Context, outcome string) { m.settled.add(ctx, outcome) }
+func (m *Metrics) Resolved(ctx context.Context, outcome string) { m.resolved.add(ctx, outcome) }
 
 // StateRejected counts a value in the state store that was rejected.
 func (m *Metrics) StateRejected(ctx context.Context, kind string) { m.rejected.add(ctx, kind) }
