@@ -13,8 +13,8 @@ import (
 // mutants are the program with one mistake each, of the kind that one makes.
 var mutants = []struct{ name, file, old, new string }{
 	{
-		"no turns", "internal/state/lua/begin.lua",
-		"if m[3] and not mine then", "if false then",
+		"no turns", "internal/state/lua/acquire.lua",
+		"if m[3] and not is_retry then", "if false then",
 	},
 	{
 		"no hold", "internal/mutation/decide.go",
@@ -37,7 +37,7 @@ var mutants = []struct{ name, file, old, new string }{
 		"{answers: answerOK, decision: decision{release, completed, ok}}", "{answers: answerOK, decision: decision{release, reset, ok}}",
 	},
 	{
-		"nothing is settled for a replica that died", "internal/state/lua/clock.lua",
+		"nothing is settled for a replica that died", "internal/state/lua/common.lua",
 		"redis.call('HSET', team, 'holder', holder,", "redis.call('HDEL', team, 'change') redis.call('HSET', team, 'holder', holder,",
 	},
 	{
