@@ -189,6 +189,45 @@ func requestIDOf(ctx context.Context) string {
 	return requestid.New()
 }
 
+// identify makes certain who calls, and notes it, or returns the refusal.
+func (c *Chain) identify(ctx context.Context, k *call, from caller.Credentials) (caller.Caller, error) {
+	m := k.method
+	over := ctx.Err() != nil
+	who, err := c.authenticate(ctx, k, from)
+	if err != nil && !over && ctx.Err() != nil { // there was no time to find out who calls
+		return caller.Caller{}, m.tooLate(err)
+	}
+	if err != nil {
+		e := m.newError(teamtokenv1.ErrorReason_ERROR_REASON_CALLER_UNAUTHENTICATED)
+		if errors.Is(err, caller.ErrUnavailable) {
+			e = m.newError(teamtokenv1.ErrorReason_ERROR_REASON_CALLER_ISSUER_UNAVAILABLE)
+		}
+		e.Cause = err
+		return caller.Caller{}, e
+	}
+	k.setCaller(who)
+	return who, nil
+}
+
+// refuseUnread refuses a call of which there is nothing to be carried out: all that is
+// left is to say whose call it was.
+func (c *Chain) refuseUnread(ctx context.Context, k *call, from caller.Credentials, message received) error {
+	m := k.method
+	if who, err := c.authenticate(ctx, k, from); err == nil {
+		k.setCaller(who)
+	}
+	switch {
+	case errors.Is(message.err, context.DeadlineExceeded):
+		return m.tooLate(message.err)
+	case message.err != nil: // the client has its answer
+		return message.err
+	case from.Refused != nil:
+		return from.Refused
+	default:
+		return m.longHeaders()
+	}
+}
+
 // handle runs the handler, or refuses the call.
 func (c *Chain) handle(
 	ctx context.Context, req any, k *call, from caller.Credentials, handler grpc.UnaryHandler,
@@ -200,40 +239,18 @@ func (c *Chain) handle(
 		}
 	}()
 	message := receivedFrom(ctx)
-	if message.err != nil || from.LongHeaders { // all that is left is to say whose call it was
-		if who, err := c.authenticate(ctx, k, from); err == nil {
-			k.setCaller(who)
-		}
-		switch {
-		case errors.Is(message.err, context.DeadlineExceeded):
-			return nil, m.tooLate(message.err)
-		case message.err != nil: // the client has its answer
-			return nil, message.err
-		case from.Refused != nil:
-			return nil, from.Refused
-		default:
-			return nil, m.longHeaders()
-		}
+	if message.err != nil || from.LongHeaders {
+		return nil, c.refuseUnread(ctx, k, from, message)
 	}
 	if c.stopping.Load() {
 		return nil, m.newError(teamtokenv1.ErrorReason_ERROR_REASON_SHUTTING_DOWN)
 	}
 	ctx, cancel := context.WithDeadline(ctx, deadline(ctx, c.options.Timeout))
 	defer cancel()
-	over := ctx.Err() != nil
-	who, err := c.authenticate(ctx, k, from)
-	if err != nil && !over && ctx.Err() != nil { // there was no time to find out who calls
-		return nil, m.tooLate(err)
-	}
+	who, err := c.identify(ctx, k, from)
 	if err != nil {
-		e := m.newError(teamtokenv1.ErrorReason_ERROR_REASON_CALLER_UNAUTHENTICATED)
-		if errors.Is(err, caller.ErrUnavailable) {
-			e = m.newError(teamtokenv1.ErrorReason_ERROR_REASON_CALLER_ISSUER_UNAVAILABLE)
-		}
-		e.Cause = err
-		return nil, e
+		return nil, err
 	}
-	k.setCaller(who)
 	if ctx.Err() != nil {
 		return nil, m.tooLate(context.Cause(ctx))
 	}

@@ -151,6 +151,38 @@ func New(o Options) (*Server, error) {
 	s.grpcListener = s.pool.bounded(s.grpcListener, o.Limits.Connections, o.Limits.ConnectionAge, false, o.TLS != nil)
 	s.httpListener = s.pool.bounded(s.httpListener, o.Limits.Connections, o.Limits.ConnectionAge, true, o.TLS != nil)
 	scheme, creds := "http://", insecure.NewCredentials()
+	if o.TLS != nil {
+		scheme = "https://"
+		creds = credentials.NewTLS(o.TLS)
+		o.TLS = o.TLS.Clone() // net/http adds its own protocols to it
+	}
+	s.GRPCAddr, s.RESTURL = s.grpcListener.Addr().String(), scheme+s.httpListener.Addr().String()
+	s.AdminURL = "http://" + s.adminListener.Addr().String()
+
+	s.grpc = grpc.NewServer(append(s.grpcOptions(), grpc.Creds(handshaker{creds, o.Unseen}))...)
+	s.grpc.RegisterService(marked(*o.Service), o.Implementation)
+	s.grpc.RegisterService(marked(grpc_health_v1.Health_ServiceDesc), o.Readiness.health)
+	if o.Reflection {
+		reflection.Register(registrar{s.grpc})
+	}
+	s.methods = methodsOf(s.grpc)
+	s.http = s.newHTTP(s.tracked(o.REST), o.MaxCallDuration+o.Limits.ReadTimeout)
+	s.http.TLSConfig = o.TLS
+	s.http.ConnState = stateOf
+	s.http.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+		if conn := netConn(c); conn != nil {
+			ctx = caller.WithConnection(ctx, conn)
+		}
+		return ctx
+	}
+	unseen(o.Unseen).watch(s.http)
+	s.admin = s.newHTTP(s.adminHandler(), time.Minute+o.Limits.ReadTimeout) // a CPU profile takes 30 s
+	return s, nil
+}
+
+// grpcOptions are those of the gRPC server but its credentials.
+func (s *Server) grpcOptions() []grpc.ServerOption {
+	o := s.options
 	options := []grpc.ServerOption{
 		grpc.UnaryInterceptor(o.Unary),
 		grpc.StreamInterceptor(ending(o.Stream)),
@@ -174,33 +206,7 @@ func New(o Options) (*Server, error) {
 	if o.StatsHandler != nil {
 		options = append(options, grpc.StatsHandler(o.StatsHandler))
 	}
-	if o.TLS != nil {
-		scheme = "https://"
-		creds = credentials.NewTLS(o.TLS)
-		o.TLS = o.TLS.Clone() // net/http adds its own protocols to it
-	}
-	s.GRPCAddr, s.RESTURL = s.grpcListener.Addr().String(), scheme+s.httpListener.Addr().String()
-	s.AdminURL = "http://" + s.adminListener.Addr().String()
-
-	s.grpc = grpc.NewServer(append(options, grpc.Creds(handshaker{creds, o.Unseen}))...)
-	s.grpc.RegisterService(marked(*o.Service), o.Implementation)
-	s.grpc.RegisterService(marked(grpc_health_v1.Health_ServiceDesc), o.Readiness.health)
-	if o.Reflection {
-		reflection.Register(registrar{s.grpc})
-	}
-	s.methods = methodsOf(s.grpc)
-	s.http = s.newHTTP(s.tracked(o.REST), o.MaxCallDuration+o.Limits.ReadTimeout)
-	s.http.TLSConfig = o.TLS
-	s.http.ConnState = stateOf
-	s.http.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
-		if conn := netConn(c); conn != nil {
-			ctx = caller.WithConnection(ctx, conn)
-		}
-		return ctx
-	}
-	unseen(o.Unseen).watch(s.http)
-	s.admin = s.newHTTP(s.adminHandler(), time.Minute+o.Limits.ReadTimeout) // a CPU profile takes 30 s
-	return s, nil
+	return options
 }
 
 func (s *Server) newHTTP(h http.Handler, write time.Duration) *http.Server {
