@@ -25,19 +25,15 @@ func (c *Client) exchange(ctx context.Context, r request, credential secret.Text
 	if err := ctx.Err(); err != nil {
 		return answer{}, &Error{Kind: Unreachable, Cause: err}
 	}
-	progress := &progress{}
 	parent := ctx
 	if r.mutates {
 		parent = context.WithoutCancel(ctx)
 	}
 	attempt, cancel := context.WithTimeout(parent, c.options.Timeout)
 	defer cancel()
+	progress := &progress{abandon: cancel}
 	if r.mutates { // the caller may leave while there is no connection, and not after that
-		defer context.AfterFunc(ctx, func() {
-			if !progress.connected.Load() {
-				cancel()
-			}
-		})()
+		defer context.AfterFunc(ctx, progress.callerLeft)()
 	}
 
 	req := c.httpRequest(progress.trace(attempt), r, credential)
@@ -196,12 +192,37 @@ func readSent(resp *http.Response, limit int64) ([]byte, error) {
 // progress is how far a request got before it failed. The transport may try
 // more than one connection for it. For a change the last one counts, since over
 // HTTP/1.1 it begins again only where not a byte was written.
-type progress struct{ connected, wrote atomic.Bool }
+//
+// A caller who leaves and the connection may come at the same moment. Whichever is first
+// decides: a request that is abandoned never gets a connection, so that it is certain that
+// nothing was sent. It would be in doubt otherwise, and hold everybody else back.
+type progress struct {
+	state   atomic.Int32
+	wrote   atomic.Bool
+	abandon func() // ends the request
+}
+
+const (
+	connecting int32 = iota
+	connected
+	abandoned // while connecting
+)
+
+// callerLeft abandons a request that has no connection.
+func (p *progress) callerLeft() {
+	if p.state.CompareAndSwap(connecting, abandoned) {
+		p.abandon()
+	}
+}
 
 func (p *progress) trace(ctx context.Context) context.Context {
 	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		GetConn:      func(string) { p.connected.Store(false); p.wrote.Store(false) },
-		GotConn:      func(httptrace.GotConnInfo) { p.connected.Store(true) },
+		GetConn: func(string) { p.state.CompareAndSwap(connected, connecting); p.wrote.Store(false) },
+		GotConn: func(got httptrace.GotConnInfo) {
+			if !p.state.CompareAndSwap(connecting, connected) {
+				_ = got.Conn.Close() // before anything is written; a change has the connection to itself
+			}
+		},
 		WroteHeaders: func() { p.wrote.Store(true) },
 	})
 }
@@ -210,7 +231,7 @@ func (p *progress) trace(ctx context.Context) context.Context {
 func (p *progress) failure(attempt context.Context, err error) *Error {
 	var timeout net.Error
 	switch {
-	case !p.connected.Load():
+	case p.state.Load() != connected:
 		return &Error{Kind: Unreachable, Cause: err}
 	case attempt.Err() != nil, errors.As(err, &timeout) && timeout.Timeout():
 		// The transport returns without waiting for its writer, so that bytes may
