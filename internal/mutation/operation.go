@@ -184,10 +184,12 @@ func (e *Engine) findByDescription(ctx context.Context, op Operation, begun time
 			return observation{}, err
 		}
 	}
+	var denied error // HCP Terraform says 404 where it means that the list may not be seen
 	for _, organization := range organizations {
 		for l := (upstream.ListOptions{Page: 1, Size: listSize}); l.Page > 0; {
 			page, err := e.upstream.ListTokens(ctx, organization, l)
-			if outcome.IsNotFound(err) { // it may not be seen, and the team is not in it
+			if outcome.IsNotFound(err) {
+				denied = err
 				break
 			}
 			if err != nil {
@@ -201,6 +203,9 @@ func (e *Engine) findByDescription(ctx context.Context, op Operation, begun time
 			}
 			l.Page = page.Next
 		}
+	}
+	if denied != nil {
+		return observation{}, denied
 	}
 	return observation{seen: notSeen}, nil
 }
