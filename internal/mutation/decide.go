@@ -33,7 +33,7 @@ const (
 )
 
 // sight is what was read back of a change. Sights can be joined to a set.
-type sight uint8
+type sight uint16
 
 const (
 	notRead      sight = 1 << iota
@@ -43,6 +43,7 @@ const (
 	noneBefore         // Delete: there is no token, and none was known before
 	readFailed         // nothing could be read
 	readDenied         // nothing can be read: the upstream says no, and will again
+	cantTell           // there is a token that may be its own, and no times to tell by
 	anotherCreds       // it was made with another credential, which alone can tell
 )
 
@@ -156,7 +157,7 @@ var decisions = [...]row{
 	// It answered OK with a token that can't be used.
 	{answers: answerInvalid, seen: notRead, decision: decision{observeFirst, none, ""}},
 	{answers: answerInvalid, seen: unreadable, decision: decision{hold, none, apierror.AppliedUndelivered}},
-	{kinds: Create, answers: answerInvalid, seen: notSeen, decision: decision{hold, none, apierror.AppliedUndelivered}},
+	{kinds: Create, answers: answerInvalid, seen: notSeen | cantTell, decision: decision{hold, none, apierror.AppliedUndelivered}},
 	{kinds: Create, answers: answerInvalid, orphan: orphanThere, decision: decision{deleteOrphan, none, ""}},
 	{kinds: Create, answers: answerInvalid, orphan: orphanRemains, decision: decision{hold, none, apierror.AppliedUndelivered}},
 	{answers: answerInvalid, decision: decision{release, completed, apierror.AppliedUndelivered}},
@@ -168,6 +169,7 @@ var decisions = [...]row{
 	{kinds: DeleteByID, answers: answerLost, decision: decision{release, none, apierror.Unknown}},
 	{kinds: Delete, answers: answerLost, seen: noneBefore, decision: decision{hold, none, ok}}, // as was asked for; it may still be on its way
 	{answers: answerLost, seen: unreadable | notSeen, decision: decision{hold, none, apierror.Unknown}},
+	{answers: answerLost, seen: cantTell, decision: decision{hold, none, apierror.Unknown}},
 	{kinds: Create, answers: answerLost, orphan: orphanThere, decision: decision{deleteOrphan, none, ""}},
 	{kinds: Create, answers: answerLost, orphan: orphanRemains, decision: decision{hold, none, apierror.Unknown}},
 	{kinds: Generate | Create, answers: answerLost, again: yes, decision: decision{sendAgain, none, ""}},
@@ -189,6 +191,7 @@ var decisions = [...]row{
 	{kinds: Create, answers: answerResolving, seen: ours, decision: decision{release, reset, apierror.AppliedUndelivered}},
 	{kinds: Generate, answers: answerResolving, seen: ours, decision: decision{release, secretLost, apierror.AppliedUndelivered}},
 	{answers: answerResolving, holdOver: no, decision: decision{hold, none, apierror.Unknown}},
+	{answers: answerResolving, seen: cantTell, decision: decision{giveUp, reset, apierror.Unknown}},
 	{kinds: Delete, answers: answerResolving, seen: noneBefore, decision: decision{release, none, ok}},
 	{answers: answerResolving, decision: decision{release, reset, apierror.NotApplied}},
 }

@@ -17,7 +17,7 @@ var (
 	}
 	sightWords = map[string]sight{
 		"-": notRead, "not-seen": notSeen, "ours": ours, "in-use": oursInUse, "none-before": noneBefore,
-		"read-fails": readFailed, "denied": readDenied, "another-credential": anotherCreds,
+		"read-fails": readFailed, "cant-tell": cantTell, "denied": readDenied, "another-credential": anotherCreds,
 	}
 	flagWords = map[string]func(*situation){
 		"hold-over": func(s *situation) { s.holdOver = true },
@@ -54,6 +54,8 @@ func TestDecisions(t *testing.T) {
 		Generate            invalid ours                 => release done applied_undelivered
 		Generate            invalid not-seen             => release done applied_undelivered
 		Create              invalid not-seen             => hold applied_undelivered
+		Create              invalid cant-tell            => hold applied_undelivered
+		Generate            invalid cant-tell            => release done applied_undelivered
 		Create              invalid ours                 => delete-orphan
 		Create              invalid ours remains         => hold applied_undelivered
 		Create              invalid ours removed         => release done applied_undelivered
@@ -63,6 +65,7 @@ func TestDecisions(t *testing.T) {
 		Generate,Delete,Create lost read-fails again     => hold unknown
 		Generate,Delete,Create lost not-seen             => hold unknown
 		Generate,Delete,Create lost not-seen again       => hold unknown
+		Generate,Create     lost cant-tell again => hold unknown
 		Generate            lost ours again              => send-again
 		Generate            lost ours                    => release lost applied_undelivered
 		Create              lost ours,in-use again       => delete-orphan
@@ -84,6 +87,8 @@ func TestDecisions(t *testing.T) {
 		Generate,Delete,Create resolving denied hold-over => give-up forget unknown
 		Generate,Delete,Create resolving not-seen        => hold unknown
 		Generate,Delete,Create resolving not-seen hold-over => release forget not_applied
+		Generate,Create     resolving cant-tell          => hold unknown
+		Generate,Create     resolving cant-tell hold-over => give-up forget unknown
 		Generate            resolving ours               => release lost applied_undelivered
 		Create              resolving ours               => delete-orphan
 		Create              resolving ours removed       => release forget applied_undelivered
@@ -151,7 +156,7 @@ func possible(s situation) bool {
 		return false
 	case s.earlier && (s.kind == Delete || s.resolving): // a Delete is never sent again
 		return false
-	case s.seen == oursInUse && s.kind != Create, s.seen == noneBefore && s.kind != Delete:
+	case s.seen == cantTell && s.kind&anyDelete != 0, s.seen == oursInUse && s.kind != Create, s.seen == noneBefore && s.kind != Delete:
 		return false
 	case s.answer == answerNoReader && (s.kind != Create || read), s.answer == answerInvalid && s.kind&anyDelete != 0:
 		return false

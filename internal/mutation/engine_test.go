@@ -204,6 +204,7 @@ var faults = map[string]simulator.Fault{
 	"deletion not applied, lost": {Method: http.MethodDelete, Drop: simulator.DropRST, Apply: simulator.ApplyNever},
 	"deletion refused":           {Method: http.MethodDelete, Status: http.StatusForbidden},
 	"read fails":                 {Method: http.MethodGet, Status: http.StatusInternalServerError, Times: 6},
+	"answers without a time":     {Method: http.MethodGet, Header: map[string]string{"Date": "yesterday"}, Times: -1},
 	"lists denied":               {Method: http.MethodGet, Path: "organizations/*/team-tokens", Status: http.StatusNotFound, Times: -1},
 	"reads denied":               {Method: http.MethodGet, Status: http.StatusForbidden, Times: -1},
 }
@@ -240,6 +241,8 @@ func TestStories(t *testing.T) {
 		{name: "create, lost thrice", op: creating(), id: "k", faults: []string{"applied thrice, lost"}, told: "UPSTREAM_OUTCOME_UNKNOWN applied_undelivered", again: "OK", live: 1},
 		{name: "create, lost and the orphan remains", op: creating(), id: "k", faults: []string{"applied, answer lost", "deletion refused"}, told: "UPSTREAM_OUTCOME_UNKNOWN unknown", again: "OK", live: 1, logs: "could not be deleted yet"},
 		{name: "create, lost and not applied", op: creating(), id: "k", faults: []string{"not applied, answer lost"}, told: "UPSTREAM_OUTCOME_UNKNOWN unknown", again: "OK", live: 1},
+		{name: "create, lost, and no clock can tell", op: creating(), id: "k", faults: []string{"applied, answer lost", "answers without a time"}, told: "UPSTREAM_OUTCOME_UNKNOWN unknown", again: "DESCRIPTION_TAKEN not_applied", live: 1, logs: "can't be found out"},
+		{name: "generate, lost, and no clock can tell", op: generating(), id: "k", before: withToken, faults: []string{"applied, answer lost", "answers without a time"}, told: "OK", again: "OK", live: 1},
 		{name: "create, lost, and the list may not be seen", op: creating(), id: "k", faults: []string{"applied, answer lost", "lists denied"}, told: "UPSTREAM_OUTCOME_UNKNOWN unknown", again: "DESCRIPTION_TAKEN not_applied", live: 1, logs: "can't be found out"},
 		{name: "create, unusable", op: creating(), id: "k", faults: []string{"unusable answer"}, told: "UPSTREAM_RESPONSE_INVALID applied_undelivered", again: "UPSTREAM_RESPONSE_INVALID applied_undelivered", live: 0},
 		{name: "create, lost and refused", op: creating(), id: "k", faults: []string{"applied, answer lost", "refused"}, told: "UPSTREAM_OUTCOME_UNKNOWN applied_undelivered", again: "OK", live: 1},

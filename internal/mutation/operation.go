@@ -156,22 +156,37 @@ func (e *Engine) observe(ctx context.Context, op Operation, age time.Duration, b
 		o.seen = noneBefore
 	case op.Kind == Delete && err != nil:
 		o.seen = ours
-	case op.Kind == Generate && err == nil && token.ID != before && createdSince(begun, token.CreatedAt, token.Seen, before != ""):
-		o.seen, o.tokenID = ours, token.ID
+	case op.Kind == Generate && err == nil:
+		if o.seen = judgeCurrent(token, begun, before); o.seen == ours {
+			o.tokenID = token.ID
+		}
 	}
 	return o, nil
 }
 
 // createdSince reports whether a token can have been made at begun, by our clock, or
-// later. The upstream says when it was made, and what time it was when it said so, to
-// the second; where it does not, other says whether the token is another than before,
-// which has to do.
-func createdSince(begun, created, seen time.Time, other bool) bool {
+// later. The upstream says when it was made, and what time it was when it said so, to the
+// second; ok is false where it says only one of them.
+func createdSince(begun, created, seen time.Time) (since, ok bool) {
 	if created.IsZero() || seen.IsZero() {
-		return other
+		return false, false
 	}
 	begunThere := seen.Add(-time.Since(begun)) // at the earliest: a second may have passed since seen
-	return !created.Before(begunThere.Add(-time.Millisecond))
+	return !created.Before(begunThere.Add(-time.Millisecond)), true
+}
+
+// judgeCurrent is what the team's current token says of a Generate before which it was
+// another one: empty if that is not known.
+func judgeCurrent(t upstream.Token, begun time.Time, before string) sight {
+	since, ok := createdSince(begun, t.CreatedAt, t.Seen)
+	switch {
+	case t.ID == before, ok && !since:
+		return notSeen
+	case !ok && before == "":
+		return cantTell
+	default:
+		return ours
+	}
 }
 
 // findByDescription looks for the token of a Create by its description, which no other
@@ -212,9 +227,13 @@ func (e *Engine) findByDescription(ctx context.Context, op Operation, begun time
 
 const listSize = 100
 
+// judgeNamed is what the token with the description of a Create says of that.
 func judgeNamed(t upstream.Token, begun, seen time.Time) observation {
+	since, ok := createdSince(begun, t.CreatedAt, seen)
 	switch {
-	case !createdSince(begun, t.CreatedAt, seen, false):
+	case !ok:
+		return observation{seen: cantTell, tokenID: t.ID}
+	case !since:
 		return observation{seen: notSeen}
 	case t.LastUsedAt.IsZero():
 		return observation{seen: ours, tokenID: t.ID}

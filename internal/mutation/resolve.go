@@ -94,7 +94,7 @@ func (e *Engine) resolve(ctx context.Context, d state.InDoubtOperation) error {
 	ctx = upstream.WithSend(ctx, upstream.Send{Change: true, Lease: lease})
 	s, observed, err := e.inquire(ctx, d, credential)
 	decided := decide(s)
-	if decided.do == giveUp && s.seen == readDenied && s.kind != DeleteByID {
+	if decided.do == giveUp && s.seen&(readDenied|cantTell) != 0 && s.kind != DeleteByID {
 		e.log.LogAttrs(ctx, slog.LevelError, "what became of a change can't be found out: a token that nobody was given may be live",
 			slog.String(telemetry.KeyMethod, d.Operation.Method), slog.String(telemetry.KeySubject, d.Operation.Team), slog.Any(telemetry.KeyError, err))
 	}
