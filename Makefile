@@ -21,7 +21,7 @@ ifeq ($(BASE),$(shell git rev-parse -q HEAD 2>/dev/null))
 BASE = $(shell git rev-parse -q --verify HEAD^ 2>/dev/null)
 endif
 
-.PHONY: help run run-cluster build image release test test-clients generate-clients test-long chaos mesh soak generate generate-check lint vuln sbom fuzz bench
+.PHONY: help run run-cluster build image release check test test-clients generate-clients test-long chaos mesh soak generate generate-check lint vuln sbom fuzz bench
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,18 @@ release: image ## Make archives of the program for PLATFORMS, the image, an SBOM
 	     > $(DIST)/teamtoken-$(VERSION)-$${p/\//-}.tar.gz || exit 1; done
 	@cd $(DIST) && sha256sum $(patsubst %,teamtoken-$(VERSION)-%.tar.gz,$(subst /,-,$(PLATFORMS))) teamtoken-$(VERSION){.cdx.json,.oci.tar} \
 	   > SHA256SUMS && cat SHA256SUMS
+
+# What check lints: packages of this module in which a file differs from where this branch left main, committed or not.
+SINCE   ?= $(shell git merge-base HEAD origin/main 2>/dev/null || git merge-base HEAD main 2>/dev/null || echo HEAD)
+CHANGED  = $(patsubst %,./%,$(sort $(dir $(filter-out test/% tools/%,$(shell \
+	git diff --name-only --diff-filter=d $(SINCE) -- '*.go'; git ls-files --others --exclude-standard -- '*.go')))))
+# Those of internal/bench and internal/cluster, as those of internal/e2e, build programs and run them.
+UNIT     = $$(go list ./... | grep -vE '/internal/(e2e|bench|cluster)')
+check: build ## Check while one works, in a minute: build, vet, lint of what changed, unit tests, each parity case once
+	@go vet ./...
+	@if [ -n "$(CHANGED)" ]; then $(LINT) run $(CHANGED); fi
+	@go test $(UNIT)
+	@go test -run 'TestParityIsComplete|TestParity$$/./grpc|rest/plain' ./internal/e2e
 
 test: ## Run every test, with the race detector where there is a C compiler
 	@test -n "$(RACE)" || echo "no C compiler: the tests run without the race detector"
