@@ -74,7 +74,7 @@ check: build ## Check while one works, in a minute: build, vet, lint of what cha
 	@go vet ./...
 	@if [ -n "$(CHANGED)" ]; then $(LINT) run $(CHANGED); fi
 	@go test $(UNIT)
-	@go test -run 'TestParityIsComplete|TestParity$$/./grpc|rest/plain' ./internal/e2e
+	@go test -run 'TestParityIsComplete|TestParity$$/./grpc|rest/plain' ./internal/e2e/surface
 
 test: ## Run every test, with the race detector where there is a C compiler
 	@test -n "$(RACE)" || echo "no C compiler: the tests run without the race detector"
@@ -85,7 +85,7 @@ test: ## Run every test, with the race detector where there is a C compiler
 	cd tools/image && go test -timeout 5m ./...
 
 test-clients: ## Build, install and play through the clients of every language, the command line and the page of the REST surface
-	go test -timeout 20m -v -run 'TestGoClient|TestPythonClient|TestTypeScriptClient|TestJavaClient|TestCommandLine|TestCompletion|TestRecipes|TestDocsPage' ./internal/e2e
+	go test -timeout 20m -v -run 'TestGoClient|TestPythonClient|TestTypeScriptClient|TestJavaClient|TestCommandLine|TestCompletion|TestRecipes|TestDocsPage' ./internal/e2e/clients
 	go test ./client
 	cd test/clients && go test -timeout 5m ./...
 
@@ -94,21 +94,21 @@ generate-clients: ## Make what is generated of clients/ from proto/; needs what 
 	$(BUF) generate --template clients/typescript/buf.gen.yaml
 
 test-long: ## Run the attacks at full size against the shipped limits, h2spec, and 500 calls of each fault, for half an hour
-	TEAMTOKEN_LONG=1 go test -timeout 60m -v -run 'TestAbuse|TestH2Spec|TestFaultMatrix' ./internal/e2e
+	TEAMTOKEN_LONG=1 go test -timeout 60m -v -run 'TestAbuse|TestH2Spec|TestFaultMatrix' ./internal/e2e/limits ./internal/e2e/chaos
 
 CHAOS_TIME ?= 30m
 CHAOS_OPERATIONS ?= 100000
 chaos: ## Have callers, replicas, Redis and upstream at their worst for CHAOS_TIME or CHAOS_OPERATIONS, and check what was told; then have mutants found
-	TEAMTOKEN_CHAOS_TIME=$(CHAOS_TIME) TEAMTOKEN_CHAOS_OPERATIONS=$(CHAOS_OPERATIONS) go test -timeout 90m -v -run 'TestChaos$$' ./internal/e2e
-	TEAMTOKEN_LONG=1 go test -timeout 30m -v -run 'TestChaosFindsMutants' ./internal/e2e
+	TEAMTOKEN_CHAOS_TIME=$(CHAOS_TIME) TEAMTOKEN_CHAOS_OPERATIONS=$(CHAOS_OPERATIONS) go test -timeout 90m -v -run 'TestChaos$$' ./internal/e2e/chaos
+	TEAMTOKEN_LONG=1 go test -timeout 30m -v -run 'TestChaosFindsMutants' ./internal/e2e/chaos
 
 MESH_TIME ?= 2m
 mesh: ## Have 50 calls a second go through a real Envoy for MESH_TIME, while replicas are replaced, certificates rotate and Redis restarts
-	TEAMTOKEN_MESH_TIME=$(MESH_TIME) go test -timeout 30m -v -run 'TestMesh$$' ./internal/e2e
+	TEAMTOKEN_MESH_TIME=$(MESH_TIME) go test -timeout 30m -v -run 'TestMesh$$' ./internal/e2e/deploy
 
 SOAK_TIME ?= 10m
 soak: ## Run at the upstream's rate limit for SOAK_TIME, with denied calls beside, and see that nothing grows
-	TEAMTOKEN_SOAK_TIME=$(SOAK_TIME) go test -timeout 60m -v -run 'TestSoak$$' ./internal/e2e
+	TEAMTOKEN_SOAK_TIME=$(SOAK_TIME) go test -timeout 60m -v -run 'TestSoak$$' ./internal/e2e/limits
 
 generate: ## Make gen/ and docs/reference/ from proto/, and the manual of the settings
 	$(BUF) generate
