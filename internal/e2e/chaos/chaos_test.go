@@ -101,9 +101,8 @@ func newChaos(t *testing.T, seed uint64, program string) *chaos {
 	policy := "rules: [{name: all, callers: ['*'], methods: ['*'], teams: ['team-*'], organizations: [acme]}]"
 	c.set = harness.WithRedis(t, harness.WithPolicy(t, sim, url, policy, "TEAMTOKEN_TLS_CLIENT_CA_FILE="+c.ca.CAFile), c.redis,
 		"TEAMTOKEN_UNKNOWN_HOLD="+chaosHold.String(), "TEAMTOKEN_UPSTREAM_TIMEOUT=2s", "TEAMTOKEN_LOG_LEVEL=warn")
-	c.set.Env = append(c.set.Env, "TEAMTOKEN_LOG_LEVEL=info") // the rig waits for a line of it
-	c.set.TLS, c.set.Trusts, c.set.Program = c.ca, c.ca.Holder(t, "alice"), program
-	c.set.Sim = nil // that no secret is written is looked for by its form, see checked
+	c.set.Env = append(c.set.Env, "TEAMTOKEN_LOG_LEVEL=info") // the harness waits for a line of it
+	c.set.TLS, c.set.Trusts, c.set.Program = c.ca, c.ca.ClientCert(t, "alice"), program
 	for i := range c.replicas {
 		c.replicas[i] = c.run()
 	}
@@ -129,7 +128,7 @@ func (c *chaos) run() *replica {
 	set.Env = append(append([]string{}, set.Env...), "TEAMTOKEN_AUDIT_FILE="+filepath.Join(c.logs, fmt.Sprintf("%04d.jsonl", c.started)))
 	r := &replica{Server: harness.Start(c.t, set), clients: map[string]teamtokenv1.TeamTokenServiceClient{}}
 	for _, caller := range chaosCallers {
-		r.clients[caller] = teamtokenv1.NewTeamTokenServiceClient(r.DialAs(c.t, c.ca.Holder(c.t, caller)))
+		r.clients[caller] = teamtokenv1.NewTeamTokenServiceClient(r.DialAs(c.t, c.ca.ClientCert(c.t, caller)))
 	}
 	return r
 }

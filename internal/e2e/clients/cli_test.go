@@ -86,7 +86,7 @@ func TestCommandLine(t *testing.T) {
 rules:
   - {name: all, callers: [friend], methods: ["*"], teams: ["*"], organizations: ["*"]}
 `, "TEAMTOKEN_TLS_CLIENT_CA_FILE="+ca.CAFile, "TEAMTOKEN_UNKNOWN_HOLD=1m")
-	s.TLS, s.Trusts = ca, ca.Holder(t, "friend")
+	s.TLS, s.Trusts = ca, ca.ClientCert(t, "friend")
 	f := harness.Start(t, s)
 	friend, friendKey := ca.Issue(t, harness.DNSName("friend"))
 	stranger, strangerKey := ca.Issue(t, harness.DNSName("stranger"))

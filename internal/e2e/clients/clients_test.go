@@ -42,7 +42,7 @@ func setStage(t *testing.T) stage {
 	sim, upstream := harness.Listen(t, simulator.Options{Rate: -1, Teams: 45})
 	ca := harness.NewAuthority(t)
 	s := harness.WithPolicy(t, sim, upstream, harness.PolicyFor("friend"), "TEAMTOKEN_TLS_CLIENT_CA_FILE="+ca.CAFile)
-	s.TLS, s.Trusts = ca, ca.Holder(t, "friend")
+	s.TLS, s.Trusts = ca, ca.ClientCert(t, "friend")
 	secured := harness.Start(t, s)
 	clear := harness.Start(t, harness.WithService(sim, upstream))
 	lossy := newLossy(t, clear.GRPC)

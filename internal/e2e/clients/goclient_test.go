@@ -24,7 +24,7 @@ func TestGoClient(t *testing.T) {
 	sim, upstream := harness.Listen(t, simulator.Options{Rate: -1, Teams: 45})
 	ca := harness.NewAuthority(t)
 	s := harness.WithPolicy(t, sim, upstream, harness.PolicyFor("friend"), "TEAMTOKEN_TLS_CLIENT_CA_FILE="+ca.CAFile)
-	s.TLS, s.Trusts = ca, ca.Holder(t, "friend")
+	s.TLS, s.Trusts = ca, ca.ClientCert(t, "friend")
 	f, clear := harness.Start(t, s), harness.Start(t, harness.WithService(sim, upstream))
 	dial := func(o teamtoken.Options) *teamtoken.Client {
 		c := harness.Must(teamtoken.New(o))

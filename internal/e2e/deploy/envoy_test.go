@@ -154,7 +154,7 @@ func TestEnvoy(t *testing.T) {
 			},
 			{"one who may, with Linkerd's header", []string{deployer}, []string{"l5d-client-id", name}, "", deployer},
 		} {
-			as := f.As(t, sim, ca.Holder(t, row.sans...), "127.0.0.1", row.headers...)
+			as := f.As(t, sim, ca.ClientCert(t, row.sans...), "127.0.0.1", row.headers...)
 			for _, surface := range []string{"grpc", "rest"} {
 				t.Run(forward+"/"+row.name+"/"+surface, func(t *testing.T) {
 					got := as.Call(t, surface, generate, fields)
@@ -198,7 +198,7 @@ func TestACallerBehindEnvoyDisturbsNobody(t *testing.T) {
 	ctx, leave := context.WithCancel(context.Background())
 	var other sync.WaitGroup
 	made := 0
-	client := teamtokenv1.NewTeamTokenServiceClient(f.DialAs(t, ca.Holder(t, deployer)))
+	client := teamtokenv1.NewTeamTokenServiceClient(f.DialAs(t, ca.ClientCert(t, deployer)))
 	call := func() error {
 		_, err := client.GenerateToken(context.Background(), &teamtokenv1.GenerateTokenRequest{TeamId: simulator.SeedTeam})
 		made++
@@ -218,7 +218,7 @@ func TestACallerBehindEnvoyDisturbsNobody(t *testing.T) {
 	defer other.Wait()
 	defer leave()
 
-	identity := ca.Holder(t, stranger)
+	identity := ca.ClientCert(t, stranger)
 	raw := harness.DialHTTP2(t, grpcAddress, identity)
 	rounds := 5
 	for range rounds {

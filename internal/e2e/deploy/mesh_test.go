@@ -65,7 +65,7 @@ func newMesh(t *testing.T) *mesh {
 		"TEAMTOKEN_MESH=envoy", "TEAMTOKEN_SHUTDOWN_DELAY=1s", "TEAMTOKEN_LOG_LEVEL=info", "TEAMTOKEN_TLS_CLIENT_CA_FILE="+m.ca.CAFile,
 		"TEAMTOKEN_TLS_CERT_FILE="+m.tls.File("tls.crt"), "TEAMTOKEN_TLS_KEY_FILE="+m.tls.File("tls.key")), m.redis, m.collector.Env()...)
 	m.settings.Trusts = m.ca.Client()
-	m.settings.Trusts.Certificates = m.ca.Holder(t, meshCaller).Certificates
+	m.settings.Trusts.Certificates = m.ca.ClientCert(t, meshCaller).Certificates
 	m.add(t)
 	m.add(t)
 

@@ -69,9 +69,9 @@ func DNSName(name string) func(leaf *x509.Certificate) {
 	return func(leaf *x509.Certificate) { leaf.DNSNames = []string{name} }
 }
 
-// Holder issues a certificate for a client with these SANs, URIs and DNS names,
+// ClientCert issues a certificate for a client with these SANs, URIs and DNS names,
 // and returns what such a client needs.
-func (a *Authority) Holder(t *testing.T, sans ...string) *tls.Config {
+func (a *Authority) ClientCert(t *testing.T, sans ...string) *tls.Config {
 	t.Helper()
 	certFile, keyFile := a.Issue(t, func(leaf *x509.Certificate) {
 		for _, san := range sans {

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -60,7 +61,7 @@ func Listen(t *testing.T, o simulator.Options) (sim *simulator.Simulator, url st
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = sim.Close() })
+	t.Cleanup(func() { _ = sim.Close(); scanners.Delete(sim) })
 	return sim, url
 }
 
@@ -127,7 +128,7 @@ func Start(t *testing.T, s Settings) *Server {
 		if strings.Contains(f.Stderr.String(), "DATA RACE") {
 			t.Errorf("the race detector:\n%s", f.Stderr.String())
 		}
-		NoSecretIn(t, s, f.Stdout.String(), f.Stderr.String(), f.Answers.String(), metrics)
+		NoSecretIn(t, s, f.Stdout.String(), f.Stderr.String(), f.Answers.String(), metrics, auditFile(f.Cmd.Env))
 		if t.Failed() {
 			t.Logf("the program wrote:\n%s%s", f.Stdout.String(), f.Stderr.String())
 		}
@@ -155,6 +156,20 @@ func Start(t *testing.T, s Settings) *Server {
 	f.Conn = f.Dial(t)
 	f.Client = teamtokenv1.NewTeamTokenServiceClient(f.Conn)
 	return f
+}
+
+// auditFile is what stands in the file that a program writes its audit to, if it is one.
+func auditFile(env []string) string {
+	for _, variable := range slices.Backward(env) {
+		if file, is := strings.CutPrefix(variable, "TEAMTOKEN_AUDIT_FILE="); is {
+			if info, err := os.Stat(file); err != nil || !info.Mode().IsRegular() {
+				return ""
+			}
+			content, _ := os.ReadFile(file) // which may be none of ours to read
+			return string(content)
+		}
+	}
+	return ""
 }
 
 // NewHTTPClient is one more client of the REST listener, nil for one in the clear.

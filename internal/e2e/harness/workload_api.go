@@ -38,7 +38,7 @@ func NewWorkloadAPI(t *testing.T, a *Authority, id string) (socket string) {
 // StartWorkloadAPI is NewWorkloadAPI for a test that changes the CAs.
 func StartWorkloadAPI(t *testing.T, a *Authority, id string) *WorkloadAPI {
 	t.Helper()
-	pair := a.Holder(t, id).Certificates[0]
+	pair := a.ClientCert(t, id).Certificates[0]
 	w := &WorkloadAPI{changed: make(chan struct{}), svid: &workload.X509SVIDResponse{Svids: []*workload.X509SVID{{
 		SpiffeId: id, X509Svid: pair.Certificate[0], X509SvidKey: Must(x509.MarshalPKCS8PrivateKey(pair.PrivateKey)), Bundle: a.CA.Raw,
 	}}}}

@@ -61,10 +61,10 @@ func TestLongIdentities(t *testing.T) {
 			return nil, []string{"l5d-client-id", id}
 		}},
 		"a certificate": {[]string{mutual}, ca, longest(workload, 2048), func(id string) (*tls.Config, []string) {
-			return ca.Holder(t, id), nil
+			return ca.ClientCert(t, id), nil
 		}},
 		"a certificate's DNS name": {[]string{mutual}, ca, longest(name, 250), func(id string) (*tls.Config, []string) {
-			return ca.Holder(t, id), nil
+			return ca.ClientCert(t, id), nil
 		}},
 	} {
 		allowed, other := of.base+"b", of.base+"c"

@@ -88,7 +88,7 @@ func TestIssuerIsAway(t *testing.T) {
 				}{
 					{"a JWT", "GenerateToken", as(ca.Client(), good), unavailable, "CALLER_ISSUER_UNAVAILABLE", "not_applied"},
 					{"a JWT that reads", "GetToken", as(ca.Client(), good), unavailable, "CALLER_ISSUER_UNAVAILABLE", ""},
-					{"a JWT and a certificate", "GenerateToken", as(ca.Holder(t, holder), good), unavailable, "CALLER_ISSUER_UNAVAILABLE", "not_applied"},
+					{"a JWT and a certificate", "GenerateToken", as(ca.ClientCert(t, holder), good), unavailable, "CALLER_ISSUER_UNAVAILABLE", "not_applied"},
 					{"nonsense", "GenerateToken", as(ca.Client(), "nonsense"), unauthenticated, "CALLER_UNAUTHENTICATED", "not_applied"},
 					{"nobody", "GenerateToken", as(ca.Client()), unauthenticated, "CALLER_UNAUTHENTICATED", "not_applied"},
 				} {
@@ -97,7 +97,7 @@ func TestIssuerIsAway(t *testing.T) {
 						t.Errorf("%s over %s: %+v", row.name, surface, got)
 					}
 				}
-				got := as(ca.Holder(t, holder)).Call(t, surface, methods.ByName("GenerateToken"), map[string]any{"team_id": simulator.SeedTeam})
+				got := as(ca.ClientCert(t, holder)).Call(t, surface, methods.ByName("GenerateToken"), map[string]any{"team_id": simulator.SeedTeam})
 				if got.Reason != "" || len(got.Sent) == 0 {
 					t.Errorf("a certificate over %s: %+v", surface, got)
 				}

@@ -71,7 +71,7 @@ func origins(t *testing.T, sim *simulator.Simulator, url string) []origin {
 		return func(t *testing.T, name string) *harness.Client {
 			config := ca.Client()
 			if name != noone {
-				config = ca.Holder(t, id(name))
+				config = ca.ClientCert(t, id(name))
 			}
 			return f.As(t, sim, config, "127.0.0.1")
 		}
@@ -115,7 +115,7 @@ func origins(t *testing.T, sim *simulator.Simulator, url string) []origin {
 	ofWorkload := func(t *testing.T, name string) *harness.Client {
 		config := anyName(ca)
 		if name != noone {
-			config.Certificates = ca.Holder(t, spiffe(name)).Certificates
+			config.Certificates = ca.ClientCert(t, spiffe(name)).Certificates
 		}
 		return byWorkload.As(t, sim, config, "127.0.0.1")
 	}

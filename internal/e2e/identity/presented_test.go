@@ -194,7 +194,7 @@ func TestPresented(t *testing.T) {
 	callers := harness.WithCallers(sim, url)
 	callers.TLS = ca
 	callers.Env = append(callers.Env, mutual...)
-	gateway := ca.Holder(t, behind)
+	gateway := ca.ClientCert(t, behind)
 	xfcc, l5d := "x-forwarded-client-cert", "l5d-client-id"
 	presenters := []presenter{
 		{name: "a JWT", f: with(false, byJWT), header: "authorization", good: good, bad: bad, id: harness.JWTIssuer + "#victim", bearer: true},

@@ -125,7 +125,7 @@ func (r *rotation) settle(t *testing.T) {
 func (r *rotation) as(t *testing.T, e *era, id string) *tls.Config {
 	t.Helper()
 	config := r.trusted.Clone()
-	config.Certificates = e.client.Holder(t, id).Certificates
+	config.Certificates = e.client.ClientCert(t, id).Certificates
 	return config
 }
 
@@ -614,7 +614,7 @@ func TestPolicyReload(t *testing.T) {
 	}})
 	may := map[string]func() bool{}
 	for _, who := range []string{alice, bob} {
-		config := a.Holder(t, who)
+		config := a.ClientCert(t, who)
 		client, browser := teamtokenv1.NewTeamTokenServiceClient(f.DialAs(t, config)), f.NewHTTPClient(t, config.Clone())
 		may[who] = func() bool {
 			sent := len(sim.Requests())

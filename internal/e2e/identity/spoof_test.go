@@ -81,7 +81,7 @@ func TestSpoofing(t *testing.T) {
 		configs := map[string]*tls.Config{"": nil} // by who is known; nobody in the clear
 		if name != "JWTs" {
 			s.TLS = ca
-			configs = map[string]*tls.Config{"": ca.Client(), me: ca.Holder(t, me)}
+			configs = map[string]*tls.Config{"": ca.Client(), me: ca.ClientCert(t, me)}
 		}
 		f := harness.Start(t, s)
 		for who, config := range configs {

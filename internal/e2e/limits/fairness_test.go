@@ -42,7 +42,7 @@ func flood(t *testing.T, n int, call func(ctx context.Context, i int)) (stop fun
 // someones are clients of a caller on several connections.
 func someones(t *testing.T, f *harness.Server, ca *harness.Authority, name string, connections int) (clients []teamtokenv1.TeamTokenServiceClient) {
 	t.Helper()
-	config := ca.Holder(t, name)
+	config := ca.ClientCert(t, name)
 	for range connections {
 		clients = append(clients, teamtokenv1.NewTeamTokenServiceClient(f.DialAs(t, config)))
 	}
@@ -78,7 +78,7 @@ func TestCallersOfATeamTakeTurns(t *testing.T) {
 			if row.replicas > 1 {
 				s = harness.WithRedis(t, s, statetest.Start(t))
 			}
-			s.TLS, s.Trusts = ca, ca.Holder(t, "nobody-in-particular")
+			s.TLS, s.Trusts = ca, ca.ClientCert(t, "nobody-in-particular")
 			s.Program = harness.Shipped() // how soon a call is served is a matter of the program as it is shipped
 			var f []*harness.Server
 			for range row.replicas {
@@ -251,7 +251,7 @@ func TestFloodOfOneCaller(t *testing.T) {
 	sim, url := harness.NewSimulator(t)
 	ca := harness.NewAuthority(t)
 	s := harness.WithPolicy(t, sim, url, policy, "TEAMTOKEN_TLS_CLIENT_CA_FILE="+ca.CAFile, "TEAMTOKEN_UPSTREAM_RATE=27")
-	s.TLS, s.Trusts = ca, ca.Holder(t, "modest")
+	s.TLS, s.Trusts = ca, ca.ClientCert(t, "modest")
 	f := harness.Start(t, s)
 	const team, mine = simulator.SeedTeam, "team-Y7RyjccPVBKVEdp7"
 	named := func(team, description string) string {
@@ -334,7 +334,7 @@ func TestWhoseLimitItIs(t *testing.T) {
 	sim, url := harness.NewSimulator(t)
 	ca := harness.NewAuthority(t)
 	s := harness.WithPolicy(t, sim, url, allowAll, "TEAMTOKEN_TLS_CLIENT_CA_FILE="+ca.CAFile, "TEAMTOKEN_UPSTREAM_RATE=2")
-	s.TLS, s.Trusts = ca, ca.Holder(t, "modest")
+	s.TLS, s.Trusts = ca, ca.ClientCert(t, "modest")
 	f := harness.Start(t, s)
 	modest := f.Client
 	greedy := someones(t, f, ca, "greedy", 1)[0]

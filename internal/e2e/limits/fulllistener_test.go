@@ -198,7 +198,7 @@ func TestFullListener(t *testing.T) {
 			s.Program = harness.Shipped()
 			f := harness.Start(t, s)
 			if hoard.tls == mutual {
-				f.TLS = s.TLS.Holder(t, "caller.teamtoken.test")
+				f.TLS = s.TLS.ClientCert(t, "caller.teamtoken.test")
 			}
 			bearer := key.Sign(t, harness.ByJWT)
 			old := teamtokenv1.NewTeamTokenServiceClient(f.Dial(t))

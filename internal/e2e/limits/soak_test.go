@@ -62,9 +62,9 @@ func TestSoak(t *testing.T) {
 		"TEAMTOKEN_TLS_CLIENT_CA_FILE="+ca.CAFile), statetest.Start(t),
 		"TEAMTOKEN_UPSTREAM_RATE=27", "TEAMTOKEN_PPROF=true", "TEAMTOKEN_LOG_LEVEL=error", "TEAMTOKEN_AUDIT_FILE="+os.DevNull)
 	s.Env = append(s.Env, "TEAMTOKEN_LOG_LEVEL=info")
-	s.TLS, s.Trusts = ca, ca.Holder(t, "friend")
+	s.TLS, s.Trusts = ca, ca.ClientCert(t, "friend")
 	f := harness.Start(t, s)
-	stranger := f.DialAs(t, ca.Holder(t, "stranger"))
+	stranger := f.DialAs(t, ca.ClientCert(t, "stranger"))
 
 	warm := func(d time.Duration) (made, denied int64) {
 		var yes, no atomic.Int64

@@ -669,7 +669,7 @@ func TestAuditOfThePolicy(t *testing.T) {
 		"TEAMTOKEN_TLS_CLIENT_AUTH=optional", "TEAMTOKEN_POLICY_FILE=" + rules,
 	}}, file)
 	f := harness.Start(t, s)
-	client := teamtokenv1.NewTeamTokenServiceClient(f.DialAs(t, a.Holder(t, alice)))
+	client := teamtokenv1.NewTeamTokenServiceClient(f.DialAs(t, a.ClientCert(t, alice)))
 	made := map[string]string{} // ids by team
 	for _, team := range []string{hers, not} {
 		req := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/api/v2/teams/"+team+"/authentication-token", nil)

@@ -30,7 +30,7 @@ func eventful(t *testing.T) *harness.Server {
 	ca := harness.NewAuthority(t)
 	redis := statetest.Start(t)
 	policy := harness.WriteTemp(t, harness.PolicyFor("friend"))
-	s := harness.WithRedis(t, harness.Settings{Sim: sim, Upstream: upstream, TLS: ca, Trusts: ca.Holder(t, "friend"), Env: []string{
+	s := harness.WithRedis(t, harness.Settings{Sim: sim, Upstream: upstream, TLS: ca, Trusts: ca.ClientCert(t, "friend"), Env: []string{
 		"TFE_TOKEN_FILE=" + harness.WriteTemp(t, sim.UserToken().Reveal()), "TEAMTOKEN_POLICY_FILE=" + policy,
 		"TEAMTOKEN_TLS_CLIENT_CA_FILE=" + ca.CAFile, "TEAMTOKEN_UNKNOWN_HOLD=300ms", "TEAMTOKEN_UPSTREAM_RATE=1000",
 	}}, redis)

@@ -319,11 +319,11 @@ func TestBudgetOverReplicas(t *testing.T) {
 	policy := "rules: [{name: all, callers: ['*'], methods: [GenerateToken], teams: ['team-*']}]"
 	ca := harness.NewAuthority(t)
 	s := harness.WithRedis(t, harness.WithPolicy(t, sim, url, policy, "TEAMTOKEN_TLS_CLIENT_CA_FILE="+ca.CAFile), statetest.Start(t), "TEAMTOKEN_UPSTREAM_RATE=27")
-	s.TLS, s.Trusts = ca, ca.Holder(t, "greedy")
+	s.TLS, s.Trusts = ca, ca.ClientCert(t, "greedy")
 	f := pair(t, s)
 	modest := [2]teamtokenv1.TeamTokenServiceClient{}
 	for i := range f {
-		modest[i] = teamtokenv1.NewTeamTokenServiceClient(f[i].DialAs(t, ca.Holder(t, "modest")))
+		modest[i] = teamtokenv1.NewTeamTokenServiceClient(f[i].DialAs(t, ca.ClientCert(t, "modest")))
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	var greedy sync.WaitGroup

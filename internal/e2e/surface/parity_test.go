@@ -81,19 +81,19 @@ func TestParity(t *testing.T) {
 	for name, ca := range map[string]*harness.Authority{"plain": nil, "tls": harness.NewAuthority(t)} {
 		service, callers := harness.WithService(sim, simURL), harness.WithCallers(sim, simURL)
 		dead, strange := harness.WithService(sim, "http://127.0.0.1:1"), harness.WithService(sim, untrusted.URL)
-		facades := map[string]*harness.Server{}
+		servers := map[string]*harness.Server{}
 		for key, s := range map[string]harness.Settings{
 			"service": service, "caller": callers, "unreachable": dead, "untrusted": strange,
 		} {
 			s.TLS = ca
 			s.Env = append(s.Env, "TEAMTOKEN_UNKNOWN_HOLD=100ms") // one case waits for what the one before left
-			facades[key] = harness.Start(t, s)
+			servers[key] = harness.Start(t, s)
 		}
 		for i, c := range parityCases(t) {
-			f := facades["service"]
+			f := servers["service"]
 			for _, key := range []string{c.Credentials, c.Upstream} {
 				if key != "" {
-					f = facades[key]
+					f = servers[key]
 				}
 			}
 			for _, surface := range []string{"grpc", "rest"} {

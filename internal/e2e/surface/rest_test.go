@@ -51,7 +51,7 @@ func TestHead(t *testing.T) {
 	for who, config := range map[string][]string{harness.Victim: {harness.Victim}, "": nil, "spiffe://teamtoken.test/other": {"spiffe://teamtoken.test/other"}} {
 		identity := ca.Client() // which a transport adds its protocols to
 		if config != nil {
-			identity = ca.Holder(t, config...)
+			identity = ca.ClientCert(t, config...)
 		}
 		clients[who+" over HTTP/2"] = f.As(t, sim, identity, "127.0.0.1")
 		identity = identity.Clone()
