@@ -59,6 +59,7 @@ var mutants = []struct{ name, file, old, new string }{
 // TestMutantsBuild shows that each mutant is still the program with one place changed:
 // TestChaosFindsMutants, which would notice as well, takes long and is run rarely.
 func TestMutantsBuild(t *testing.T) {
+	t.Parallel()
 	for _, mutant := range mutants {
 		t.Run(mutant.name, func(t *testing.T) {
 			t.Parallel()

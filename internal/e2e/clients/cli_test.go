@@ -80,6 +80,7 @@ func (r ran) golden(t *testing.T, name string, secrets ...string) {
 // The command line, as a person or a job uses it: what it prints, in each form, and
 // what it exits with. A secret stands where it was asked for, and nowhere else.
 func TestCommandLine(t *testing.T) {
+	t.Parallel()
 	sim, url := harness.NewSimulator(t)
 	ca := harness.NewAuthority(t)
 	s := harness.WithPolicy(t, sim, url, `
@@ -219,6 +220,7 @@ rules:
 
 // Completion scripts are ones that the shells take, and that complete.
 func TestCompletion(t *testing.T) {
+	t.Parallel()
 	for _, shell := range []string{"bash", "zsh", "fish"} {
 		t.Run(shell, func(t *testing.T) {
 			program := harness.Tool(t, shell, "TEAMTOKEN_"+strings.ToUpper(shell), "apt-get install "+shell)

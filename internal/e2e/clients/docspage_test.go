@@ -105,6 +105,7 @@ func (b *browser) number(expression string) (n float64) {
 // parts opened: nothing is asked of another host, nothing is wrong, and nothing can be
 // called from it. It can be switched off.
 func TestDocsPage(t *testing.T) {
+	t.Parallel()
 	sim, upstream := harness.NewSimulator(t)
 	f := harness.Start(t, harness.WithService(sim, upstream))
 	host := strings.TrimPrefix(f.REST, "http://")

@@ -21,6 +21,7 @@ import (
 
 // The Go client does what those of other languages do.
 func TestGoClient(t *testing.T) {
+	t.Parallel()
 	sim, upstream := harness.Listen(t, simulator.Options{Rate: -1, Teams: 45})
 	ca := harness.NewAuthority(t)
 	s := harness.WithPolicy(t, sim, upstream, harness.PolicyFor("friend"), "TEAMTOKEN_TLS_CLIENT_CA_FILE="+ca.CAFile)

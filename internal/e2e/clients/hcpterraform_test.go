@@ -42,6 +42,7 @@ func (r run) claims(issuer string) map[string]any {
 // A run of HCP Terraform fetches its own team's token by its workload identity, with
 // the settings and the policy of deploy/hcp-terraform, and no other run does.
 func TestHCPTerraformRun(t *testing.T) {
+	t.Parallel()
 	const directory = "../../../deploy/hcp-terraform/"
 	if out, err := exec.Command(harness.Binary, "policy", "check", directory+"policy.yaml").CombinedOutput(); err != nil {
 		t.Fatalf("the example's policy: %v\n%s", err, out)

@@ -110,6 +110,7 @@ func runEnvoy(t *testing.T, file string, values map[string]string) (listeners ma
 // proxy forwards that, and nobody else whom the client may name. Who goes round
 // the sidecar is nobody.
 func TestEnvoy(t *testing.T) {
+	t.Parallel()
 	const deployer, other = "spiffe://teamtoken.test/ns/ci/sa/deployer", "spiffe://teamtoken.test/ns/ci/sa/other"
 	const name = "deployer.teamtoken.test"
 	const header = "x-forwarded-client-cert"

@@ -82,6 +82,7 @@ func readOnly(t *testing.T, root string) {
 // The image is the same wherever it is built, holds what it should and no more, and
 // what it holds runs: alone, as nobody, on a root that can't be written.
 func TestImage(t *testing.T) {
+	t.Parallel()
 	if runtime.GOOS != "linux" {
 		t.Skip("an image is Linux")
 	}

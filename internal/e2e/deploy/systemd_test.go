@@ -12,6 +12,7 @@ import (
 
 // The unit is one that systemd takes as it is, and exposes little by.
 func TestSystemdUnit(t *testing.T) {
+	t.Parallel()
 	analyze := harness.Tool(t, "systemd-analyze", "TEAMTOKEN_SYSTEMD_ANALYZE", "apt-get install systemd")
 	text := string(harness.Must(os.ReadFile("../../../deploy/systemd/teamtoken.service")))
 	const program = "/usr/local/bin/teamtoken-server"

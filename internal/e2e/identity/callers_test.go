@@ -36,6 +36,7 @@ func jwtsBy(t *testing.T, key *harness.Signer) []string {
 // Two callers whose ids differ in the last character alone are two: for the policy,
 // for the audit and for the log, however long their ids are and however they are known.
 func TestLongIdentities(t *testing.T) {
+	t.Parallel()
 	sim, url := harness.NewSimulator(t)
 	ca, key := harness.NewAuthority(t), harness.NewSigner(t, "k")
 	generate := teamtokenv1.File_teamtoken_v1_team_token_service_proto.Services().ByName("TeamTokenService").Methods().ByName("GenerateToken")
@@ -88,6 +89,7 @@ func TestLongIdentities(t *testing.T) {
 // A caller is let in by the very number of his claim, and by no other that is the
 // same once it is rounded; and what a condition's error is about is in no log.
 func TestNumericClaims(t *testing.T) {
+	t.Parallel()
 	sim, url := harness.NewSimulator(t)
 	key := harness.NewSigner(t, "k")
 	generate := teamtokenv1.File_teamtoken_v1_team_token_service_proto.Services().ByName("TeamTokenService").Methods().ByName("GenerateToken")

@@ -46,6 +46,7 @@ func hellos(t *testing.T) (address string, next <-chan *tls.ClientHelloInfo) {
 
 // Whomever the program calls over TLS, it offers TLS 1.2 and 1.3 and AEAD suites alone.
 func TestClientHellos(t *testing.T) {
+	t.Parallel()
 	aead := []uint16{
 		tls.TLS_AES_128_GCM_SHA256, tls.TLS_AES_256_GCM_SHA384, tls.TLS_CHACHA20_POLY1305_SHA256,
 		tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,

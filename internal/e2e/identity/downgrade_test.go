@@ -38,6 +38,7 @@ func certified(t *testing.T, a *harness.Authority, change func(*x509.Certificate
 // Both listeners speak TLS 1.2 and 1.3 with AEAD alone, and let in nobody whose
 // certificate is not good now.
 func TestDowngrade(t *testing.T) {
+	t.Parallel()
 	sim, url := harness.NewSimulator(t)
 	a := harness.NewAuthority(t)
 	s := harness.WithService(sim, url)
@@ -111,6 +112,7 @@ func shakesHands(t *testing.T, address string, config *tls.Config) bool {
 
 // An upstream that is not for certain the right one gets no request.
 func TestUpstreamDowngrade(t *testing.T) {
+	t.Parallel()
 	a, other := harness.NewAuthority(t), harness.NewAuthority(t)
 	of := func(by *harness.Authority, change func(*x509.Certificate)) func(*tls.Config) {
 		return func(c *tls.Config) {
@@ -171,6 +173,7 @@ func TestUpstreamDowngrade(t *testing.T) {
 
 // TestSSLScan has a scanner that knows of more than Go does look at both listeners.
 func TestSSLScan(t *testing.T) {
+	t.Parallel()
 	scanner := harness.Tool(t, "sslscan", "TEAMTOKEN_SSLSCAN", "apt-get install sslscan")
 	sim, url := harness.NewSimulator(t)
 	s := harness.WithService(sim, url)

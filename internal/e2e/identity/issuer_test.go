@@ -22,6 +22,7 @@ import (
 // nobody else out: the program is not ready, says why, and asks again; callers by JWT
 // may come again; others are served. Once the issuer answers all is as it should be.
 func TestIssuerIsAway(t *testing.T) {
+	t.Parallel()
 	const holder = "spiffe://teamtoken.test/holder"
 	methods := teamtokenv1.File_teamtoken_v1_team_token_service_proto.Services().ByName("TeamTokenService").Methods()
 	for name, break_ := range map[string]func(t *testing.T, i *harness.MovingIssuer){
@@ -141,6 +142,7 @@ var oddKeys = []string{
 // Among an issuer's keys, asked for or in a file, are some that the program can't use,
 // from the start: it starts, tells of each of them once, and follows the others.
 func TestOddKeysOfAnIssuer(t *testing.T) {
+	t.Parallel()
 	generate := teamtokenv1.File_teamtoken_v1_team_token_service_proto.Services().ByName("TeamTokenService").Methods().ByName("GenerateToken")
 	set := func(keys ...*harness.Signer) string {
 		good := strings.TrimSuffix(strings.TrimPrefix(harness.JWKS(keys...), `{"keys":[`), `]}`)
@@ -211,6 +213,7 @@ func TestOddKeysOfAnIssuer(t *testing.T) {
 // A program that takes JWTs or callers' credentials in plain text from other machines
 // says so at its start.
 func TestPlainTextIsWarnedOf(t *testing.T) {
+	t.Parallel()
 	sim, url := harness.NewSimulator(t)
 	ca, key := harness.NewAuthority(t), harness.NewSigner(t, "k")
 	open := []string{"TEAMTOKEN_GRPC_ADDRESS=0.0.0.0:0", "TEAMTOKEN_HTTP_ADDRESS=0.0.0.0:0"}

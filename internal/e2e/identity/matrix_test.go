@@ -165,6 +165,7 @@ func anyName(a *harness.Authority) *tls.Config {
 // in the audit exactly once, as a refusal. What is allowed is there as an attempt
 // and an outcome.
 func TestMatrix(t *testing.T) {
+	t.Parallel()
 	sim, url := harness.NewSimulator(t)
 	other := simulator.Teams()[1].ID
 	methods := teamtokenv1.File_teamtoken_v1_team_token_service_proto.Services().ByName("TeamTokenService").Methods()

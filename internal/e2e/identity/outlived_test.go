@@ -29,6 +29,7 @@ import (
 // each surface. A call that was under way before is answered. A session of that time
 // is not resumed. Who has another certificate never notices.
 func TestCertificateThatIsOutlived(t *testing.T) {
+	t.Parallel()
 	const goer, stayer = "spiffe://teamtoken.test/goer", "spiffe://teamtoken.test/stayer"
 	for _, kind := range []string{"files", "SPIFFE"} {
 		for _, way := range []string{"its CA is removed", "its CA is replaced", "it expires"} {
@@ -233,6 +234,7 @@ func resumes(address string, config *tls.Config) (bool, error) {
 // A REST client, too, is to connect anew when its connection is old: it is told so
 // with an answer, and no call is cut.
 func TestAgeOfRESTConnections(t *testing.T) {
+	t.Parallel()
 	sim, upstream := harness.NewSimulator(t)
 	a := harness.NewAuthority(t)
 	const age = time.Second

@@ -175,6 +175,7 @@ func (p presenter) http1(t *testing.T, headers, trailers []string) string {
 // the identity is that of the one good header; with anything else in its name the
 // call is refused, and never made by whom the connection names.
 func TestPresented(t *testing.T) {
+	t.Parallel()
 	const behind = "spiffe://teamtoken.test/ns/ci/sa/gateway"
 	const byName = "victim.teamtoken.test"
 	sim, url := harness.NewSimulator(t)

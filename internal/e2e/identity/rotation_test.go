@@ -310,6 +310,7 @@ func (r *rotation) prove(t *testing.T, setting string, old, next *era) {
 // while callers call: as a careful operator does it, who adds the new before he
 // uses it, and removes the old after. No call fails.
 func TestRotationUnderLoad(t *testing.T) {
+	t.Parallel()
 	for _, kubernetes := range []bool{false, true} {
 		name := "by renaming"
 		if kubernetes {
@@ -602,6 +603,7 @@ func (r *rotation) garbage(t *testing.T) {
 // within the second or so in which it is looked at. One that is none changes
 // nothing.
 func TestPolicyReload(t *testing.T) {
+	t.Parallel()
 	const alice, bob = "spiffe://teamtoken.test/alice", "spiffe://teamtoken.test/bob"
 	sim, url := harness.NewSimulator(t)
 	a := harness.NewAuthority(t)

@@ -60,6 +60,7 @@ var forms = map[string]func(name, value string) []string{
 // Whoever says by a header that he is another is still who he is, by what he can
 // be known by, or nobody.
 func TestSpoofing(t *testing.T) {
+	t.Parallel()
 	const me = "spiffe://teamtoken.test/ns/ci/sa/me"
 	sim, url := harness.NewSimulator(t)
 	ca := harness.NewAuthority(t)
@@ -137,6 +138,7 @@ func TestSpoofing(t *testing.T) {
 
 // From the mesh's own proxy the header has to be one, of one element.
 func TestMeshHeaderThatIsBent(t *testing.T) {
+	t.Parallel()
 	sim, url := harness.NewSimulator(t)
 	f := harness.Start(t, harness.WithPolicy(t, sim, url, harness.PolicyFor(harness.Victim), "TEAMTOKEN_MESH=envoy"))
 	generate := teamtokenv1.File_teamtoken_v1_team_token_service_proto.Services().ByName("TeamTokenService").Methods().ByName("GenerateToken")
@@ -171,6 +173,7 @@ func TestMeshHeaderThatIsBent(t *testing.T) {
 // What names no method of the service reaches none, however its path is bent; and
 // neither does what hides its method.
 func TestRawPaths(t *testing.T) {
+	t.Parallel()
 	sim, url := harness.NewSimulator(t)
 	f := harness.Start(t, harness.WithPolicy(t, sim, url, harness.PolicyFor("**", harness.Victim), "TEAMTOKEN_MESH=envoy"))
 	untouched := func(t *testing.T) {

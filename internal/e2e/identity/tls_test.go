@@ -31,6 +31,7 @@ func copyFile(t *testing.T, from, to string) {
 // Who has no certificate of the right CA is let in nowhere; and the CA, the
 // certificate and the key are all followed.
 func TestMutualTLS(t *testing.T) {
+	t.Parallel()
 	sim, url := harness.NewSimulator(t)
 	old, next := harness.NewAuthority(t), harness.NewAuthority(t)
 	s := harness.WithService(sim, url)
@@ -92,6 +93,7 @@ func TestMutualTLS(t *testing.T) {
 // The upstream is read over HTTP/2 where it offers that, and changed over
 // HTTP/1.1, with CAs and a credential that are followed.
 func TestUpstreamOverTLS(t *testing.T) {
+	t.Parallel()
 	sim := simulator.New(simulator.Options{Rate: -1})
 	t.Cleanup(func() { _ = sim.Close() })
 	var protocols sync.Map // of the method to the protocol that it came over

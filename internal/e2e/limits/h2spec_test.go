@@ -30,6 +30,7 @@ import (
 // ours had it wrong, and the bare one right, in each of five runs. On a busy
 // machine that still happens by chance, so that it is no part of an ordinary run.
 func TestH2Spec(t *testing.T) {
+	t.Parallel()
 	if !harness.Long {
 		t.Skip("goes by time: make test-long runs it")
 	}

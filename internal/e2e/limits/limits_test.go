@@ -151,6 +151,7 @@ func TestCallsOfNobodyInParticular(t *testing.T) {
 // A connection has no more calls under way than it may: one more is refused by
 // itself. Another connection is none of it.
 func TestStreamsPerConnection(t *testing.T) {
+	t.Parallel()
 	sim, url := harness.NewSimulator(t)
 	a := harness.NewAuthority(t)
 	f := harness.Limited(t, sim, url, a, "TEAMTOKEN_MAX_STREAMS=2")
@@ -193,6 +194,7 @@ func TestStreamsPerConnection(t *testing.T) {
 // A message that is larger than it may be is refused before anything of it goes
 // upstream, and the connection that it came on is of use still.
 func TestSizes(t *testing.T) {
+	t.Parallel()
 	sim, url := harness.NewSimulator(t)
 	f := harness.Limited(t, sim, url, nil, "TEAMTOKEN_MAX_MESSAGE_BYTES=1024")
 	ctx := harness.As(t.Context(), sim.UserToken())
@@ -248,6 +250,7 @@ func longHeaders() map[string][]string {
 // A call whose headers are too long is refused by itself: others call over the same
 // connection, before, meanwhile and afterwards.
 func TestLongHeaders(t *testing.T) {
+	t.Parallel()
 	sim, url := harness.NewSimulator(t)
 	a := harness.NewAuthority(t)
 	f := harness.Limited(t, sim, url, a, "TEAMTOKEN_MAX_HEADER_BYTES=4096")
@@ -366,6 +369,7 @@ func ended(t *testing.T, conn net.Conn) time.Duration {
 
 // Who connects and says nothing, or not enough, is not waited for.
 func TestSilentClients(t *testing.T) {
+	t.Parallel()
 	sim, url := harness.NewSimulator(t)
 	a := harness.NewAuthority(t)
 	const prompt = "200ms"
@@ -418,6 +422,7 @@ func TestSilentClients(t *testing.T) {
 // A connection without a call is closed, one with a call is not: however long
 // that takes. Its client connects anew without a failed call.
 func TestIdleConnections(t *testing.T) {
+	t.Parallel()
 	sim, url := harness.NewSimulator(t)
 	f := harness.Limited(t, sim, url, nil, "TEAMTOKEN_IDLE_TIMEOUT=300ms")
 	ctx := harness.As(t.Context(), sim.UserToken())
@@ -469,6 +474,7 @@ func leaves(t *testing.T, conn *grpc.ClientConn, within time.Duration) {
 // A client is asked to connect anew when its connection is old. The call that is
 // under way then is answered on the old one, and later ones go over a new one.
 func TestConnectionAge(t *testing.T) {
+	t.Parallel()
 	sim, url := harness.NewSimulator(t)
 	f := harness.Limited(t, sim, url, nil, "TEAMTOKEN_MAX_CONNECTION_AGE=300ms")
 	ctx := harness.As(t.Context(), sim.UserToken())
@@ -502,6 +508,7 @@ func TestConnectionAge(t *testing.T) {
 // Who sends keep-alive pings all the time is cut off; who sends them as seldom
 // as he should is answered.
 func TestPings(t *testing.T) {
+	t.Parallel()
 	sim, url := harness.NewSimulator(t)
 	for _, c := range []struct {
 		interval string
@@ -539,6 +546,7 @@ func TestPings(t *testing.T) {
 // A caller who leaves has his calls under way counted for as long as they go on
 // upstream: he could have any number of them otherwise.
 func TestCallsOfACallerWhoLeaves(t *testing.T) {
+	t.Parallel()
 	sim, url := harness.NewSimulator(t)
 	f := harness.Limited(t, sim, url, nil, "TEAMTOKEN_MAX_CALLS_PER_CALLER=2")
 	sim.Reset()

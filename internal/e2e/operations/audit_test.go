@@ -170,6 +170,7 @@ func unaudited(t *testing.T, f *harness.Server, sim *simulator.Simulator) {
 // Each call leaves what it was and what came of it, in a file that is its
 // owner's alone.
 func TestAuditFile(t *testing.T) {
+	t.Parallel()
 	sim, url := harness.NewSimulator(t)
 	file := filepath.Join(t.TempDir(), "audit.jsonl")
 	s := auditTo(harness.WithCallers(sim, url), file)
@@ -248,6 +249,7 @@ func TestAuditFile(t *testing.T) {
 
 // What stops the audit log from being opened stops the program from starting.
 func TestAuditThatCannotBeOpened(t *testing.T) {
+	t.Parallel()
 	sim, url := harness.NewSimulator(t)
 	dir := t.TempDir()
 	fifo := filepath.Join(dir, "fifo")
@@ -281,6 +283,7 @@ func TestAuditThatCannotBeOpened(t *testing.T) {
 
 // With a disk that is full, nothing is done that could not be written down.
 func TestAuditDiskIsFull(t *testing.T) {
+	t.Parallel()
 	sim, url := harness.NewSimulator(t)
 	f := harness.Start(t, auditTo(harness.WithService(sim, url), "/dev/full"))
 	ready(t, f, true) // nobody knows yet
@@ -338,6 +341,7 @@ func TestAuditReaderGoesAway(t *testing.T) {
 // token all the same: it is made, and nobody else has it. The outcome is written
 // to standard error, and no more is begun until the log can be written again.
 func TestAuditFailsUnderACall(t *testing.T) {
+	t.Parallel()
 	sim, url := harness.NewSimulator(t)
 	dir := t.TempDir()
 	at, file, later := filepath.Join(dir, "audit"), filepath.Join(dir, "audit.0"), filepath.Join(dir, "audit.1")
@@ -394,6 +398,7 @@ func TestAuditFailsUnderACall(t *testing.T) {
 // An audit log that takes nothing and refuses nothing hangs nobody for ever: a
 // call is refused in time, and when the log is read again calls are made again.
 func TestAuditIsBlocked(t *testing.T) {
+	t.Parallel()
 	fifo := filepath.Join(t.TempDir(), "audit")
 	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
 		t.Fatal(err)
@@ -445,6 +450,7 @@ func TestAuditIsBlocked(t *testing.T) {
 // Whoever rotates the log moves it away and sends SIGHUP, while calls go on: no
 // line is lost, none is there twice, and each attempt has its outcome.
 func TestAuditRotation(t *testing.T) {
+	t.Parallel()
 	for _, sync := range []string{"false", "true"} {
 		t.Run("sync "+sync, func(t *testing.T) { testAuditRotation(t, sync) })
 	}
@@ -522,6 +528,7 @@ func testAuditRotation(t *testing.T, synced string) {
 // Who left is answered in the log, and told of again when it is known what
 // became of his change.
 func TestAuditOfACallerWhoLeft(t *testing.T) {
+	t.Parallel()
 	sim, url := harness.NewSimulator(t)
 	f := harness.Start(t, harness.WithService(sim, url))
 	release := make(chan struct{})
@@ -552,6 +559,7 @@ func TestAuditOfACallerWhoLeft(t *testing.T) {
 
 // Each call that is refused leaves one line, whatever it is refused for.
 func TestAuditOfRefusals(t *testing.T) {
+	t.Parallel()
 	sim, url := harness.NewSimulator(t)
 	file := filepath.Join(t.TempDir(), "audit")
 	s := auditTo(harness.WithCallers(sim, url), file, "TEAMTOKEN_MAX_CALLS_PER_CALLER=1")
@@ -655,6 +663,7 @@ func TestAuditOfRefusals(t *testing.T) {
 // What the policy decided, and by which rule, is in the log: also of a call whose
 // team is known only when its token was read.
 func TestAuditOfThePolicy(t *testing.T) {
+	t.Parallel()
 	const alice = "spiffe://teamtoken.test/alice"
 	hers, not := simulator.Teams()[1].ID, simulator.Teams()[2].ID
 	sim, url := harness.NewSimulator(t)
@@ -776,6 +785,7 @@ func (c *logCollector) serve(t *testing.T, address string) (at string, stop func
 // The audit log can be a collector of OpenTelemetry logs, whose variables are
 // those of OpenTelemetry. Without it no call is made, and with it again they are.
 func TestAuditToACollector(t *testing.T) {
+	t.Parallel()
 	var c logCollector
 	at, stop := c.serve(t, "127.0.0.1:0")
 	sim, url := harness.NewSimulator(t)

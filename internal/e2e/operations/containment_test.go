@@ -213,6 +213,7 @@ func TestSecretFilesThatOthersCanRead(t *testing.T) {
 
 // What tells more of the program than callers need can be had, and be done without.
 func TestPprofAndReflection(t *testing.T) {
+	t.Parallel()
 	sim, url := harness.NewSimulator(t)
 	for _, c := range []struct {
 		name              string
@@ -256,6 +257,7 @@ func TestPprofAndReflection(t *testing.T) {
 
 // No cache on the way keeps an answer, whatever it is.
 func TestNoAnswerIsStored(t *testing.T) {
+	t.Parallel()
 	sim, url := harness.NewSimulator(t)
 	service, callers := harness.Start(t, harness.WithService(sim, url)), harness.Start(t, harness.WithCallers(sim, url))
 	const path = "/api/v2/teams/" + simulator.SeedTeam + "/authentication-token"

@@ -18,6 +18,7 @@ import (
 // What the environment says that can't be meant is named at start, and never shown;
 // the program serves all the same, traces and metrics included.
 func TestVariablesAreWarnedOf(t *testing.T) {
+	t.Parallel()
 	const hidden = "v4lue-of-a-variable"
 	sim, url := harness.NewSimulator(t)
 	s := harness.WithService(sim, url)
@@ -69,6 +70,7 @@ func TestVariablesAreWarnedOf(t *testing.T) {
 // Where telemetry goes must be right: otherwise the program says which variable is
 // not, shows nothing of it, and ends with 2, whoever exports.
 func TestVariablesThatEndTheStart(t *testing.T) {
+	t.Parallel()
 	const hidden = "v4lue-of-a-variable"
 	free := []string{"TEAMTOKEN_GRPC_ADDRESS=127.0.0.1:0", "TEAMTOKEN_HTTP_ADDRESS=127.0.0.1:0", "TEAMTOKEN_ADMIN_ADDRESS=127.0.0.1:0", "TEAMTOKEN_CREDENTIALS=caller"}
 	traces := "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=http://127.0.0.1:1"

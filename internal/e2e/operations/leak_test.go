@@ -14,6 +14,7 @@ import (
 // A secret that goes through the program comes out where it was asked for, and
 // the metrics, the log at debug and a panic's trace do not have it.
 func TestSecretStandsInTheAnswerAlone(t *testing.T) {
+	t.Parallel()
 	sim, url := harness.NewSimulator(t)
 	s := harness.WithService(sim, url)
 	f := harness.Start(t, s)

@@ -27,6 +27,7 @@ import (
 )
 
 func TestHealthAndAdmin(t *testing.T) {
+	t.Parallel()
 	sim, url := harness.NewSimulator(t)
 	f := harness.Start(t, harness.WithService(sim, url))
 	health := grpc_health_v1.NewHealthClient(f.Conn)
@@ -62,6 +63,7 @@ target_info{service_instance_id=`,
 
 // What stops the program from starting is said in one line, and by its exit code.
 func TestStartFails(t *testing.T) {
+	t.Parallel()
 	taken := harness.Must(net.Listen("tcp", "127.0.0.1:0"))
 	t.Cleanup(func() { _ = taken.Close() })
 	empty := filepath.Join(t.TempDir(), "empty")
@@ -144,6 +146,7 @@ func TestStartFails(t *testing.T) {
 // 200 calls are in flight at SIGTERM: all are answered, and every token that was
 // made is with its caller. Whoever comes later is refused.
 func TestShutdown(t *testing.T) {
+	t.Parallel()
 	const calls = 200
 	sim, url := harness.NewSimulator(t)
 	f := harness.Start(t, harness.WithService(sim, url))
@@ -225,6 +228,7 @@ func TestShutdown(t *testing.T) {
 }
 
 func TestASecondSignalEndsAtOnce(t *testing.T) {
+	t.Parallel()
 	sim, url := harness.NewSimulator(t)
 	f := harness.Start(t, harness.WithService(sim, url))
 	release := make(chan struct{})
@@ -252,6 +256,7 @@ func TestASecondSignalEndsAtOnce(t *testing.T) {
 // With a delay, a program that is to end says at once that no more calls are to come,
 // to those who watch its health as well, and takes those that come all the same.
 func TestShutdownDelay(t *testing.T) {
+	t.Parallel()
 	sim, url := harness.NewSimulator(t)
 	s := harness.WithService(sim, url)
 	s.Env = append(s.Env, "TEAMTOKEN_SHUTDOWN_DELAY=2s")

@@ -98,6 +98,7 @@ var names = regexp.MustCompile(`\b(?:teamtoken|rpc|http|db|go|process|target|pro
 // live /metrics, and every query of the dashboard returns something from a real
 // Prometheus that scrapes it.
 func TestObservability(t *testing.T) {
+	t.Parallel()
 	prometheus := harness.Tool(t, "prometheus", "TEAMTOKEN_PROMETHEUS", "apt-get install prometheus")
 	f := eventful(t)
 	var board dashboard
@@ -222,6 +223,7 @@ scrape_configs: [{job_name: teamtoken, static_configs: [{targets: [%q]}]}]
 
 // Each alert fires when it is to, alone, and not when it is not.
 func TestAlerts(t *testing.T) {
+	t.Parallel()
 	promtool := harness.Tool(t, "promtool", "TEAMTOKEN_PROMTOOL", "apt-get install prometheus")
 	for _, args := range [][]string{{"check", "rules", "alerts.yaml"}, {"test", "rules", "alerts_test.yaml"}} {
 		cmd := exec.Command(promtool, args...)

@@ -20,6 +20,7 @@ const mostAfterFailover = 5 * time.Second
 // or is there again, changes are made within seconds, and what was answered before is
 // answered again.
 func TestRedisFailsOver(t *testing.T) {
+	t.Parallel()
 	for name, begin := range map[string]func(t *testing.T) (url string, fail func(), whole func() bool){
 		"cluster, the primary is killed": failingCluster((*statetest.Redis).Kill),
 		"cluster, the primary hangs":     failingCluster((*statetest.Redis).Hang),

@@ -32,6 +32,7 @@ func changesOf(sim *simulator.Simulator) int {
 // Who can write to Redis has nothing revoked: what he writes, and what he kept and puts
 // back, is not carried out, is not in the audit, is counted, and is out of the queue.
 func TestRedisIsWrittenByAnother(t *testing.T) {
+	t.Parallel()
 	const team, unsettled = "{teamtoken}:team:" + simulator.SeedTeam, "{teamtoken}:unsettled"
 	forged := func(method string) string {
 		journal := map[string]any{"method": method, "caller": "ci", "call_id": "forged", "team_id": simulator.SeedTeam}
@@ -129,6 +130,7 @@ func TestRedisIsWrittenByAnother(t *testing.T) {
 
 // A record that another wrote answers nothing: the caller is told that nobody knows.
 func TestRecordIsWrittenByAnother(t *testing.T) {
+	t.Parallel()
 	sim, url := harness.NewSimulator(t)
 	r := statetest.Start(t)
 	f := harness.Start(t, harness.WithRedis(t, harness.WithService(sim, url), r))

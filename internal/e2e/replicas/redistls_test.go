@@ -18,6 +18,7 @@ import (
 // Redis asks for a certificate. The files of certificate, key and CA are read again
 // when they change, so that what was wrong is mended without a restart.
 func TestRedisAsksForACertificate(t *testing.T) {
+	t.Parallel()
 	sim, url := harness.NewSimulator(t)
 	ca, other := harness.NewAuthority(t), harness.NewAuthority(t)
 	r := statetest.Start(t, "tls-port auto", "tls-auth-clients yes",
@@ -66,6 +67,7 @@ func TestRedisAsksForACertificate(t *testing.T) {
 // A Redis on another host that can be read or used by others is warned of at start, what is
 // missing by its name; a parameter that weakens the connection ends the program.
 func TestRedisThatOthersCanUse(t *testing.T) {
+	t.Parallel()
 	const noTLS, noPassword = "used without TLS", "used without a password"
 	password := t.TempDir() + "/password"
 	if err := os.WriteFile(password, []byte("a-password\n"), 0o600); err != nil {

@@ -31,6 +31,7 @@ func pair(t *testing.T, s harness.Settings) [2]*harness.Server {
 // 64 calls at once under one request id, through two replicas, are one request
 // upstream and 64 times its answer.
 func TestOneRequestIDOverReplicas(t *testing.T) {
+	t.Parallel()
 	sim, url := harness.NewSimulator(t)
 	f := pair(t, harness.WithRedis(t, harness.WithService(sim, url), statetest.Start(t)))
 	for round := range 5 {
@@ -59,6 +60,7 @@ func TestOneRequestIDOverReplicas(t *testing.T) {
 
 // Of 64 calls through two replicas that expect the same token, one replaces it.
 func TestOneExpectedTokenOverReplicas(t *testing.T) {
+	t.Parallel()
 	sim, url := harness.NewSimulator(t)
 	f := pair(t, harness.WithRedis(t, harness.WithService(sim, url), statetest.Start(t)))
 	before := harness.Must(f[0].Client.GenerateToken(t.Context(), harness.Asking("")))
@@ -85,6 +87,7 @@ func TestOneExpectedTokenOverReplicas(t *testing.T) {
 // What one replica answered another one answers again, sealed by the same keys, as
 // long as it is true.
 func TestReplayByAnotherReplica(t *testing.T) {
+	t.Parallel()
 	sim, url := harness.NewSimulator(t)
 	r := statetest.Start(t)
 	f := pair(t, harness.WithRedis(t, harness.WithService(sim, url), r))
@@ -118,6 +121,7 @@ func TestReplayByAnotherReplica(t *testing.T) {
 
 // An answer goes before what is known of it.
 func TestAnswerExpired(t *testing.T) {
+	t.Parallel()
 	sim, url := harness.NewSimulator(t)
 	r := statetest.Start(t)
 	f := harness.Start(t, harness.WithRedis(t, harness.WithService(sim, url), r))
@@ -144,6 +148,7 @@ func TestAnswerExpired(t *testing.T) {
 // Without Redis changes are refused before anything is done, reads go on, and
 // both are as they were when it is back. A Redis that hangs is no different.
 func TestRedisIsAway(t *testing.T) {
+	t.Parallel()
 	sim, url := harness.NewSimulator(t)
 	r := statetest.Start(t)
 	s := harness.WithRedis(t, harness.WithService(sim, url), r)
@@ -187,6 +192,7 @@ func TestRedisIsAway(t *testing.T) {
 // A replica is killed between its request and the answer. Another one finds out
 // what became of it, and the caller's retry gets a token that lives.
 func TestAReplicaDies(t *testing.T) {
+	t.Parallel()
 	for _, row := range []struct {
 		name  string
 		fault simulator.Fault
@@ -230,6 +236,7 @@ func TestAReplicaDies(t *testing.T) {
 // find it busy, the same request is told that nobody knows yet, and in the end it
 // gets its token.
 func TestHold(t *testing.T) {
+	t.Parallel()
 	sim, url := harness.NewSimulator(t)
 	s := harness.WithService(sim, url)
 	s.Env = append(s.Env, "TEAMTOKEN_UNKNOWN_HOLD=2s")
@@ -279,6 +286,7 @@ func TestHold(t *testing.T) {
 // A token with a description whose answer was lost for good is found and deleted,
 // also if it comes late.
 func TestNoOrphan(t *testing.T) {
+	t.Parallel()
 	for name, fault := range map[string]simulator.Fault{
 		"carried out, and every answer lost": {Method: http.MethodPost, Drop: simulator.DropRST, Apply: simulator.ApplyFirst, Times: 3},
 		"carried out late":                   {Method: http.MethodPost, Drop: simulator.DropRST, Apply: simulator.ApplyLate, Delay: 300 * time.Millisecond},
@@ -378,6 +386,7 @@ func TestBudgetIsUsedUp(t *testing.T) {
 
 // The keys that seal are rotated as the manual says, and no answer is lost.
 func TestStateKeys(t *testing.T) {
+	t.Parallel()
 	sim, url := harness.NewSimulator(t)
 	s := harness.WithRedis(t, harness.WithService(sim, url), statetest.Start(t))
 	file := ""
@@ -413,6 +422,7 @@ func TestStateKeys(t *testing.T) {
 
 // A call asks Redis twice on its way, with a request id or without.
 func TestRoundTrips(t *testing.T) {
+	t.Parallel()
 	sim, url := harness.NewSimulator(t)
 	r := statetest.Start(t)
 	s := harness.WithRedis(t, harness.WithService(sim, url), r, "TEAMTOKEN_UNKNOWN_HOLD=10m") // and in the background once a second

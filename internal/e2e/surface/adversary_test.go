@@ -74,6 +74,7 @@ func document(team, secret string) string {
 // An upstream that breaks HTTP itself gets one request, whose outcome is not
 // lied about, and nothing of what it sends is seen.
 func TestUpstreamThatBreaksHTTP(t *testing.T) {
+	t.Parallel()
 	json := "Content-Type: application/vnd.api+json\r\n"
 	other := document("team-0000000000000000", unasked)
 	for _, c := range []struct {
@@ -117,6 +118,7 @@ func TestUpstreamThatBreaksHTTP(t *testing.T) {
 // A call that is made again, whose token cannot be read, is not said to have
 // changed nothing: it had.
 func TestReplayThatCannotBeChecked(t *testing.T) {
+	t.Parallel()
 	sim, url := harness.NewSimulator(t)
 	f := harness.Start(t, harness.WithService(sim, url))
 	if _, err := f.Client.GenerateToken(t.Context(), harness.Asking("once")); err != nil {
@@ -135,6 +137,7 @@ func TestReplayThatCannotBeChecked(t *testing.T) {
 
 // A stream whose message never comes is ended by the server.
 func TestStreamWithoutMessage(t *testing.T) {
+	t.Parallel()
 	sim, url := harness.NewSimulator(t)
 	s := harness.WithService(sim, url)
 	s.Env = append(s.Env, "TEAMTOKEN_REQUEST_TIMEOUT=1ms") // and readTimeout on top

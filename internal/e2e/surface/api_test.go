@@ -89,6 +89,7 @@ func (r *reader) types(t *testing.T, command string, env ...string) string {
 // shows below it: the same members, and where there is no `…` and no sample of a
 // time, the same values.
 func TestAPIPage(t *testing.T) {
+	t.Parallel()
 	f := harness.Start(t, harness.Settings{Args: []string{"--simulator"}})
 	r := newReader(t, f)
 	page := apiPage(t)
@@ -140,6 +141,7 @@ func TestAPIPage(t *testing.T) {
 // The page's table of errors is internal/reason's, and the contract's, and its
 // outcomes are those of the cases in parity.yaml.
 func TestAPIPageErrors(t *testing.T) {
+	t.Parallel()
 	page := apiPage(t)
 	type row struct{ code, http, outcome string }
 	told := map[string]row{}
@@ -205,6 +207,7 @@ func TestAPIPageErrors(t *testing.T) {
 
 // The Go code of the page is what the tests of lists use, word for word.
 func TestAPIPageExample(t *testing.T) {
+	t.Parallel()
 	source := string(harness.Must(os.ReadFile("list_helpers_test.go")))
 	_, example, found := strings.Cut(source, "\n// allTokens")
 	if want := "```go\n// allTokens" + example + "```\n"; !found || !strings.Contains(apiPage(t), want) {

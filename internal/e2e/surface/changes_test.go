@@ -20,6 +20,7 @@ import (
 // A call that must be alone with the team, and finds it busy until its deadline,
 // has changed nothing, and was not sent.
 func TestTeamBusy(t *testing.T) {
+	t.Parallel()
 	sim, url := harness.NewSimulator(t)
 	f := harness.Start(t, harness.WithService(sim, url))
 	release := make(chan struct{})
@@ -50,6 +51,7 @@ func TestTeamBusy(t *testing.T) {
 // 64 calls at once under one request id are one request upstream, and 64 times
 // its answer.
 func TestOneRequestIDIsOneChange(t *testing.T) {
+	t.Parallel()
 	sim, url := harness.NewSimulator(t)
 	f := harness.Start(t, harness.WithService(sim, url))
 	var calls sync.WaitGroup
@@ -79,6 +81,7 @@ func TestOneRequestIDIsOneChange(t *testing.T) {
 
 // Of 64 calls that expect the same present token, one replaces it.
 func TestOneExpectedTokenIsOneChange(t *testing.T) {
+	t.Parallel()
 	sim, url := harness.NewSimulator(t)
 	f := harness.Start(t, harness.WithService(sim, url))
 	before, err := f.Client.GenerateToken(t.Context(), harness.Asking(""))
@@ -107,6 +110,7 @@ func TestOneExpectedTokenIsOneChange(t *testing.T) {
 // A caller that leaves changes nothing: the call ends upstream, and the same
 // request id gets its answer, over either surface.
 func TestTheCallerLeaves(t *testing.T) {
+	t.Parallel()
 	sim, url := harness.NewSimulator(t)
 	f := harness.Start(t, harness.WithService(sim, url))
 	release := make(chan struct{})
@@ -138,6 +142,7 @@ func TestTheCallerLeaves(t *testing.T) {
 
 // A caller's request ids are its own.
 func TestRequestIDsOfTwoCallers(t *testing.T) {
+	t.Parallel()
 	sim, url := harness.NewSimulator(t)
 	f := harness.Start(t, harness.WithCallers(sim, url))
 	for _, bearer := range []string{sim.UserToken().Reveal(), sim.OrganizationToken().Reveal()} {

@@ -14,6 +14,7 @@ import (
 // fails where that is required. Every program but the one that runs `make vuln` is
 // replaced by one that does nothing.
 func TestWhatWasNotCheckedIsSaid(t *testing.T) {
+	t.Parallel()
 	const unchecked = "NOT CHECKED: known vulnerabilities (database unreachable)"
 	dir := t.TempDir()
 	program := func(name, script string) {

@@ -18,6 +18,7 @@ import (
 // A proxy before the upstream that compresses every answer, whatever is asked for, costs
 // nobody a token, and errors mean what they say.
 func TestACompressingProxy(t *testing.T) {
+	t.Parallel()
 	sim, _ := harness.NewSimulator(t)
 	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if got := r.Header["Accept-Encoding"]; len(got) != 1 || got[0] != "identity" {

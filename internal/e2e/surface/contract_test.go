@@ -17,6 +17,7 @@ import (
 // Every RPC has its place in the REST surface, and every place an RPC. A rule
 // with a slip in a key, and an RPC without a rule, pass the generator in silence.
 func TestEveryRPCHasItsPath(t *testing.T) {
+	t.Parallel()
 	want := map[string]string{
 		"GenerateToken":    "POST /api/v2/teams/{team_id}/authentication-token",
 		"DeleteToken":      "DELETE /api/v2/teams/{team_id}/authentication-token",
@@ -64,6 +65,7 @@ func TestEveryRPCHasItsPath(t *testing.T) {
 // A secret is in the two answers that make one, marked as such, and nowhere
 // else; and a client in any language needs nothing but google/protobuf.
 func TestSecretsInTheContract(t *testing.T) {
+	t.Parallel()
 	var secrets []string
 	for _, file := range []protoreflect.FileDescriptor{
 		teamtokenv1.File_teamtoken_v1_team_token_proto, teamtokenv1.File_teamtoken_v1_team_token_service_proto,

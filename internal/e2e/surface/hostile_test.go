@@ -115,6 +115,7 @@ func (c grpcCase) run(t *testing.T, f *harness.Server, client *http.Client) {
 
 // What is hostile is refused with a clear error, and nothing goes upstream.
 func TestHostile(t *testing.T) {
+	t.Parallel()
 	sim, url := harness.NewSimulator(t)
 	service, callers := harness.Start(t, harness.WithService(sim, url)), harness.Start(t, harness.WithCallers(sim, url))
 	client := harness.HTTP2(t)
@@ -799,6 +800,7 @@ func gzipBomb() []byte {
 // What grpc-go answers by itself, before a message reaches any of this program,
 // has the code that grpc-go chose. Nothing goes upstream all the same.
 func TestHostileFraming(t *testing.T) {
+	t.Parallel()
 	sim, url := harness.NewSimulator(t)
 	f, client := harness.Start(t, harness.WithService(sim, url)), harness.HTTP2(t)
 	whole := harness.Frame(harness.Text(1, harness.Team))
@@ -894,6 +896,7 @@ var harmless = [][]string{
 // What means nothing here does nothing: the call works, and none of it goes
 // upstream.
 func TestHarmless(t *testing.T) {
+	t.Parallel()
 	sim, url := harness.NewSimulator(t)
 	f, client := harness.Start(t, harness.WithService(sim, url)), harness.HTTP2(t)
 	once := func(t *testing.T, method string) {

@@ -142,6 +142,7 @@ func address(f *harness.Server, req *teamtokenv1.ListTokensRequest) string {
 // Whoever goes through all pages, by page_token or by links.next, sees every
 // token that was asked for exactly once, in the order asked for.
 func TestListEveryTokenOnce(t *testing.T) {
+	t.Parallel()
 	now := &clock{now: time.Now()}
 	sim, simURL := harness.Listen(t, simulator.Options{Rate: -1, DefaultTTL: -1, Now: now.Now})
 	f := harness.Start(t, harness.WithCallers(sim, simURL))
@@ -285,6 +286,7 @@ func TestListEveryTokenOnce(t *testing.T) {
 
 // Each page says where in the list it is.
 func TestListPages(t *testing.T) {
+	t.Parallel()
 	now := &clock{now: time.Now()}
 	sim, simURL := harness.Listen(t, simulator.Options{Rate: -1, DefaultTTL: -1, Now: now.Now})
 	f := harness.Start(t, harness.WithCallers(sim, simURL))
@@ -396,6 +398,7 @@ func TestListPages(t *testing.T) {
 
 // A list holds no secret, even where the upstream puts one into its document.
 func TestListHoldsNoSecret(t *testing.T) {
+	t.Parallel()
 	sim, simURL := harness.NewSimulator(t)
 	f := harness.Start(t, harness.WithService(sim, simURL))
 	created, err := f.Client.CreateNamedToken(t.Context(), &teamtokenv1.CreateNamedTokenRequest{
@@ -502,6 +505,7 @@ func expiryIn(t *testing.T, document []byte) time.Time {
 // What a token's life is: at most the service's cap, by default the service's
 // default, and in the end what the upstream says.
 func TestTokenTTL(t *testing.T) {
+	t.Parallel()
 	const minute, hour, twoYears = time.Minute, time.Hour, 2 * 365 * 24 * time.Hour
 	for _, c := range []struct {
 		name          string
@@ -561,6 +565,7 @@ func TestTokenTTL(t *testing.T) {
 
 // The answer's expiry is the upstream's, whatever was asked for.
 func TestTTLIsWhatTheUpstreamAnswers(t *testing.T) {
+	t.Parallel()
 	sim, simURL := harness.NewSimulator(t)
 	document := `{"data":{"id":"at-1","type":"authentication-tokens",` +
 		`"attributes":{"expired-at":"2031-02-03T04:05:06.789Z","token":"x.atlasv1.y"}}}`

@@ -74,6 +74,7 @@ func parityCases(t *testing.T) []parityCase {
 }
 
 func TestParity(t *testing.T) {
+	t.Parallel()
 	sim, simURL := harness.NewSimulator(t)
 	untrusted := httptest.NewTLSServer(http.NotFoundHandler())
 	t.Cleanup(untrusted.Close)
@@ -244,6 +245,7 @@ func restCall(t *testing.T, f *harness.Server, sim *simulator.Simulator, c parit
 
 // Every reason has a case, here or where it is named.
 func TestParityIsComplete(t *testing.T) {
+	t.Parallel()
 	elsewhere := map[string]string{
 		"ANSWER_EXPIRED":            "TestAnswerExpired",
 		"AUDIT_UNAVAILABLE":         "TestAuditDiskIsFull",

@@ -13,6 +13,7 @@ import (
 // Every command of the README is typed as it stands, but for the ports, and
 // answers what the README says. Those of `make` are this test's own frame.
 func TestReadme(t *testing.T) {
+	t.Parallel()
 	f := harness.Start(t, harness.Settings{Args: []string{"--simulator"}})
 	r := newReader(t, f)
 
@@ -59,6 +60,7 @@ func TestReadme(t *testing.T) {
 
 // The commands of docs/policy.md, about its own first policy, print what it shows.
 func TestPolicyPage(t *testing.T) {
+	t.Parallel()
 	f := harness.Start(t, harness.Settings{Args: []string{"--simulator"}})
 	r := newReader(t, f)
 	page := string(harness.Must(os.ReadFile("../../../docs/policy.md")))
@@ -77,6 +79,7 @@ func TestPolicyPage(t *testing.T) {
 
 // The tests that docs/security.md names are there.
 func TestSecurityPage(t *testing.T) {
+	t.Parallel()
 	tests := harness.Tests(t)
 	page := string(harness.Must(os.ReadFile("../../../docs/security.md")))
 	named := regexp.MustCompile("`((?:Test|Fuzz)[A-Za-z0-9]+)`").FindAllStringSubmatch(page, -1)

@@ -19,6 +19,7 @@ import (
 // A change that a proxy sends for the second time is carried out if it can be told
 // that it is the second time, and refused if not, over REST as well.
 func TestRepeatedByAProxy(t *testing.T) {
+	t.Parallel()
 	sim, url := harness.NewSimulator(t)
 	f := harness.Start(t, harness.WithService(sim, url))
 	first := harness.Must(f.Client.GenerateToken(t.Context(), harness.Asking("once")))
@@ -65,6 +66,7 @@ func TestRepeatedByAProxy(t *testing.T) {
 // A gRPC library's own retries work where they are safe: while Redis is away a call
 // with a request id is sent again, and one without is not.
 func TestALibraryRetries(t *testing.T) {
+	t.Parallel()
 	sim, url := harness.NewSimulator(t)
 	r := statetest.Start(t)
 	f := harness.Start(t, harness.WithRedis(t, harness.WithService(sim, url), r))

@@ -42,6 +42,7 @@ func plain(t *testing.T, c *harness.Client, method, path, id string, headers ...
 // HEAD is GET without the body: the same status and headers, the same questions asked
 // of the caller, the same lines in the audit.
 func TestHead(t *testing.T) {
+	t.Parallel()
 	sim, url := harness.NewSimulator(t)
 	ca := harness.NewAuthority(t)
 	s := harness.WithPolicy(t, sim, url, harness.PolicyFor(harness.Victim), "TEAMTOKEN_TLS_CLIENT_CA_FILE="+ca.CAFile, "TEAMTOKEN_TLS_CLIENT_AUTH=optional")
@@ -130,6 +131,7 @@ func TestHead(t *testing.T) {
 // An Idempotency-Key in quotes, as the IETF's draft has it, and a bare one are the same
 // key, and the same as a request_id over gRPC.
 func TestIdempotencyKeyInQuotes(t *testing.T) {
+	t.Parallel()
 	sim, url := harness.NewSimulator(t)
 	f := harness.Start(t, harness.WithService(sim, url))
 	c := f.As(t, sim, nil, "127.0.0.1")
@@ -188,6 +190,7 @@ func TestIdempotencyKeyInQuotes(t *testing.T) {
 // The links of a list begin with the public address, with what a trusted proxy says,
 // or with what the request names, in this order.
 func TestLinksBehindAProxy(t *testing.T) {
+	t.Parallel()
 	sim, url := harness.NewSimulator(t)
 	trusting := harness.WithService(sim, url)
 	trusting.Env = append(trusting.Env, "TEAMTOKEN_TRUSTED_PROXIES=127.0.0.2/32,::1/128")
@@ -226,6 +229,7 @@ func TestLinksBehindAProxy(t *testing.T) {
 
 // A DELETE whose body says nothing is one without a body.
 func TestDeletionWithAnEmptyBody(t *testing.T) {
+	t.Parallel()
 	sim, url := harness.NewSimulator(t)
 	f := harness.Start(t, harness.WithService(sim, url))
 	for _, body := range []string{"", " ", "{}", "null", "\n{}\r\n"} {

@@ -63,6 +63,7 @@ const today = `{
 // An upstream that answers a document gives the same document through REST,
 // member by member, and each of its values over gRPC.
 func TestDocumentsComeThroughWhole(t *testing.T) {
+	t.Parallel()
 	const secret = "QnbSxjjhVMHJgw.atlasv1.gxZnWIjI5j752DGqdwEUVLOFf0mtyaQ00H9bA1j90qWb254lEkQyOdfqqcq9zZL7Sm0"
 	at := func(s string) *timestamppb.Timestamp {
 		return timestamppb.New(harness.Must(time.Parse(time.RFC3339, s)))

@@ -81,6 +81,7 @@ func namesMethod(method, target string) bool {
 // Whatever is refused is in the audit, once and with its caller, if it names a method
 // of the service; and otherwise in the log.
 func TestNothingIsRefusedUnseen(t *testing.T) {
+	t.Parallel()
 	sim, url := harness.NewSimulator(t)
 	f := harness.Start(t, harness.WithPolicy(t, sim, url, harness.PolicyFor(harness.Victim), "TEAMTOKEN_MESH=envoy"))
 	const header, good = "X-Forwarded-Client-Cert", "URI=" + harness.Victim
@@ -286,6 +287,7 @@ func dialed(t *testing.T, address string) net.Conn {
 // A health check that reaches its method is no refusal, whatever it is told: whoever
 // asks every few seconds writes nothing to the log.
 func TestHealthChecksAreNotUnseen(t *testing.T) {
+	t.Parallel()
 	sim, url := harness.NewSimulator(t)
 	f := harness.Start(t, harness.WithService(sim, url))
 	health := grpc_health_v1.NewHealthClient(f.Conn)
@@ -324,6 +326,7 @@ func init() { encoding.RegisterCompressor(unknownToServer{}) }
 // same packet or after its answer, is in the log, in the clear and over TLS. What is
 // answered, and a connection that ends between requests, are not.
 func TestRefusedAfterAGoodRequest(t *testing.T) {
+	t.Parallel()
 	const good, goodbye = "GET /api/v2/ping HTTP/1.1\r\nHost: x\r\n\r\n", "GET /api/v2/ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 	for _, secure := range []bool{false, true} {
 		sim, url := harness.NewSimulator(t)

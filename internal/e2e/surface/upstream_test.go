@@ -26,6 +26,7 @@ import (
 // the token of TFE_TEST_TEAM, a team of TFE_TEST_ORG. The team's token is
 // replaced and deleted.
 func TestRealUpstream(t *testing.T) {
+	t.Parallel()
 	u := newRealUpstream(t)
 	team := u.team
 	for _, surface := range []tokenSurface{overGRPC{u.f}, overREST{u.f, t}} {
@@ -70,6 +71,7 @@ func TestRealUpstream(t *testing.T) {
 // that has none of them says UNIMPLEMENTED, or NOT_FOUND where its own router
 // speaks the API's language.
 func TestRealUpstreamNamedTokens(t *testing.T) {
+	t.Parallel()
 	u := newRealUpstream(t)
 	ctx := t.Context()
 	made, err := u.f.Client.CreateNamedToken(ctx, &teamtokenv1.CreateNamedTokenRequest{
@@ -109,6 +111,7 @@ func TestRealUpstreamNamedTokens(t *testing.T) {
 
 // TestRealUpstreamCallerCredentials forwards what each caller brings.
 func TestRealUpstreamCallerCredentials(t *testing.T) {
+	t.Parallel()
 	u := newRealUpstream(t)
 	f := harness.Start(t, harness.Settings{Upstream: u.address, Env: []string{"TEAMTOKEN_CREDENTIALS=caller"}})
 	for bearer, want := range map[string]codes.Code{
@@ -239,6 +242,7 @@ func (s overREST) delete(ctx context.Context, team string) error {
 // TestRealUpstreamLostAnswers loses the answers of a real server, after it has carried
 // the request out, or in its stead: what it shows of a token is enough to tell which.
 func TestRealUpstreamLostAnswers(t *testing.T) {
+	t.Parallel()
 	u := newRealUpstream(t)
 	address := harness.Must(url.Parse(os.Getenv("TFE_TEST_ADDRESS")))
 	var lose atomic.Int64 // answers still to be lost
