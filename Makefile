@@ -92,6 +92,8 @@ test-clients: ## Build, install and play through the clients of every language, 
 generate-clients: ## Make what is generated of clients/ from proto/; needs what clients/python/workshop.txt and npm ci install
 	$(BUF) generate --template clients/python/buf.gen.yaml
 	$(BUF) generate --template clients/typescript/buf.gen.yaml
+	cp client/service_config.json clients/python/src/teamtoken/
+	(printf 'export const serviceConfig = '; cat client/service_config.json) >clients/typescript/src/gen/service_config.ts
 
 test-long: ## Run the attacks at full size against the shipped limits, h2spec, and 500 calls of each fault, for half an hour
 	TEAMTOKEN_LONG=1 go test -timeout 60m -v -run 'TestAbuse|TestH2Spec|TestFaultMatrix' ./internal/e2e/limits ./internal/e2e/chaos
@@ -124,7 +126,7 @@ lint: ## Check the protos, the code and the import rules
 	@if git cat-file -e "$(BASE):proto" 2>/dev/null; then $(BUF) breaking --against ".git#ref=$(BASE)"; \
 	 else echo 'no commit to compare the protos with: set BASE'; fi
 	$(LINT) run ./...
-	@for module in test/clients test/deploy tools/image; do echo "$$module"; \
+	@for module in test/clients test/deploy tools/image tools/sbom; do echo "$$module"; \
 	   (cd $$module && go tool -modfile=../../tools/lint/go.mod golangci-lint run --config ../../.golangci.yml ./...) || exit 1; done
 
 # Without its database the check passes and says that it did not look; VULN_REQUIRED=1 fails then. UNCHECKED is
@@ -142,9 +144,7 @@ SBOM_FILE ?= bin/teamtoken-server.cdx.json
 sbom: ## Write SBOM_FILE, the modules that the program is made of (CycloneDX)
 	@mkdir -p $(dir $(SBOM_FILE))
 	$(SBOM) app -json -std -noserial -main cmd/server -output $(SBOM_FILE) .
-	@# The time would be the present, and the tool's own hashes those of a program that each machine builds for itself.
-	@sed -i -e 's/"timestamp": "[^"]*"/"timestamp": "$(shell date -u -d @$(EPOCH) +%FT%TZ)"/' \
-	   -e '/"tools": \[/,/"component": {/{/"hashes": \[/,/\],/d}' $(SBOM_FILE)
+	@cd tools/sbom && go run . -time $(EPOCH) $(abspath $(SBOM_FILE))
 
 fuzz: ## Run each fuzz target for FUZZTIME
 	@for target in $(FUZZ); do \

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/tls"
+	_ "embed" // the service config
 	"errors"
 	"iter"
 	"time"
@@ -37,23 +38,13 @@ type Options struct {
 
 const defaultTimeout = time.Minute
 
-// retries are of UNAVAILABLE alone, and of those methods that may be repeated: the
-// generating ones have a request_id. DeleteToken has none, and would delete a token
-// that was made since.
-const retries = `{"methodConfig": [{
-	"name": [
-		{"service": "teamtoken.v1.TeamTokenService", "method": "GenerateToken"},
-		{"service": "teamtoken.v1.TeamTokenService", "method": "CreateNamedToken"},
-		{"service": "teamtoken.v1.TeamTokenService", "method": "GetToken"},
-		{"service": "teamtoken.v1.TeamTokenService", "method": "GetTokenByID"},
-		{"service": "teamtoken.v1.TeamTokenService", "method": "DeleteTokenByID"},
-		{"service": "teamtoken.v1.TeamTokenService", "method": "ListTokens"}
-	],
-	"retryPolicy": {
-		"maxAttempts": 5, "initialBackoff": "0.1s", "maxBackoff": "2s", "backoffMultiplier": 2,
-		"retryableStatusCodes": ["UNAVAILABLE"]
-	}
-}]}`
+// serviceConfig is that of the clients of every language: each has a copy, which `make
+// generate-clients` makes. Retries are of UNAVAILABLE alone, and of those methods that
+// may be repeated: the generating ones have a request_id. DeleteToken has none, and
+// would delete a token that was made since.
+//
+//go:embed service_config.json
+var serviceConfig string
 
 // Client calls the service. It is safe for concurrent use.
 type Client struct {
@@ -71,7 +62,7 @@ func New(o Options) (*Client, error) {
 	if o.Insecure {
 		creds = insecure.NewCredentials()
 	}
-	dial := []grpc.DialOption{grpc.WithTransportCredentials(creds), grpc.WithDefaultServiceConfig(retries)}
+	dial := []grpc.DialOption{grpc.WithTransportCredentials(creds), grpc.WithDefaultServiceConfig(serviceConfig)}
 	if o.Bearer != nil {
 		dial = append(dial, grpc.WithPerRPCCredentials(bearer(o.Bearer)))
 	}
@@ -102,11 +93,14 @@ func (b bearer) GetRequestMetadata(ctx context.Context, _ ...string) (map[string
 
 func (bearer) RequireTransportSecurity() bool { return true }
 
-// GenerateToken makes the team's token, which revokes the one before. A request
-// without a request_id is given one, which stays in it: the same request made again is
-// the same call, and is answered with the same token.
+// GenerateToken makes the team's token, which revokes the one before. Each call without
+// a request_id makes a token of its own, and is sent under a request_id of its own. A
+// caller that wants to call again after an error gives the request one, and the same
+// again: that is the same call, and is answered with the same token. The request is not
+// changed.
 func (c *Client) GenerateToken(ctx context.Context, req *teamtokenv1.GenerateTokenRequest) (*teamtokenv1.TeamToken, Secret, error) {
 	if req.GetRequestId() == "" {
+		req = proto.CloneOf(req)
 		req.RequestId = rand.Text()
 	}
 	resp, err := call(ctx, c, c.rpc.GenerateToken, req, true)
@@ -116,6 +110,7 @@ func (c *Client) GenerateToken(ctx context.Context, req *teamtokenv1.GenerateTok
 // CreateNamedToken makes one more token of the team, as GenerateToken does.
 func (c *Client) CreateNamedToken(ctx context.Context, req *teamtokenv1.CreateNamedTokenRequest) (*teamtokenv1.TeamToken, Secret, error) {
 	if req.GetRequestId() == "" {
+		req = proto.CloneOf(req)
 		req.RequestId = rand.Text()
 	}
 	resp, err := call(ctx, c, c.rpc.CreateNamedToken, req, true)

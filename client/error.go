@@ -1,6 +1,7 @@
 package client
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"time"
@@ -27,8 +28,9 @@ type Error struct {
 	Message string
 	// RetryAfter is how long to wait before another call; 0 says nothing.
 	RetryAfter time.Duration
-	// RequestID names the call in the service's logs.
-	RequestID string
+	// XRequestID is the x-request-id of the call, by which it is found in the service's logs.
+	// It is not the request_id of a request.
+	XRequestID string
 	// Violations are what is wrong with the request, by field.
 	Violations []Violation
 
@@ -46,7 +48,7 @@ func (e *Error) Error() string {
 		fmt.Fprintf(&b, " %s: %s.", v.Field, v.Description)
 	}
 	fmt.Fprintf(&b, " [%v", e.Code)
-	for _, word := range []string{e.ReasonName, outcomeName(e.Outcome), e.RequestID} {
+	for _, word := range []string{e.ReasonName, outcomeName(e.Outcome), e.XRequestID} {
 		if word != "" {
 			b.WriteString(" " + word)
 		}
@@ -56,6 +58,18 @@ func (e *Error) Error() string {
 
 // GRPCStatus is the status as it came.
 func (e *Error) GRPCStatus() *status.Status { return e.status }
+
+// Unwrap has errors.Is find the context's own error, if the call was cancelled or its time is over.
+func (e *Error) Unwrap() error {
+	switch e.Code {
+	case codes.Canceled:
+		return context.Canceled
+	case codes.DeadlineExceeded:
+		return context.DeadlineExceeded
+	default:
+		return nil
+	}
+}
 
 func outcomeName(o teamtokenv1.Outcome) string {
 	if o == teamtokenv1.Outcome_OUTCOME_UNSPECIFIED {
@@ -72,7 +86,7 @@ func errorOf(err error, changes bool) error {
 	st := status.Convert(err)
 	d := reason.DetailsOf(st)
 	e := &Error{
-		Code: st.Code(), ReasonName: d.Reason, Message: st.Message(), RetryAfter: d.RetryAfter, RequestID: d.RequestID, status: st,
+		Code: st.Code(), ReasonName: d.Reason, Message: st.Message(), RetryAfter: d.RetryAfter, XRequestID: d.RequestID, status: st,
 		Reason:  teamtokenv1.ErrorReason(teamtokenv1.ErrorReason_value["ERROR_REASON_"+d.Reason]),
 		Outcome: teamtokenv1.Outcome(teamtokenv1.Outcome_value["OUTCOME_"+strings.ToUpper(d.Outcome)]),
 	}

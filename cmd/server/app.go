@@ -221,7 +221,7 @@ func limits(cfg *config.Config) server.Limits {
 		Connections: cfg.MaxConnections, Streams: cfg.MaxStreams,
 		HeaderBytes: cfg.MaxHeaderBytes, MessageBytes: cfg.MaxMessageBytes,
 		HandshakeTimeout: cfg.HandshakeTimeout, ReadHeaderTimeout: cfg.ReadHeaderTimeout, ReadTimeout: cfg.ReadTimeout,
-		IdleTimeout: cfg.IdleTimeout, ConnectionAge: cfg.MaxConnectionAge, ConnectionAgeGrace: cfg.ConnectionAgeGrace,
+		IdleTimeout: cfg.IdleTimeout, ConnectionAge: cfg.MaxConnectionAge, ConnectionAgeGrace: 2 * cfg.RequestTimeout,
 		PingInterval: cfg.MinPingInterval,
 	}
 }

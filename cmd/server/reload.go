@@ -51,7 +51,7 @@ func follow[T any](f reloader, setting string, paths []string, load func(content
 // warnIfReadable warns of a file of secrets that others than this user may read. A file of
 // another's, root's in a Kubernetes volume, is read by the rights of its group.
 func (f reloader) warnIfReadable(setting, path string) {
-	info, err := os.Stat(path) //nolint:gosec // which files are read is what settings are for
+	info, err := os.Stat(path)
 	if err != nil {
 		return // and so can't be read, which is told where it is
 	}

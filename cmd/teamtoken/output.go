@@ -11,6 +11,7 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
 
 	"google.golang.org/genproto/googleapis/rpc/code"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -184,15 +185,17 @@ func when(t *time.Time) string {
 // printable is text without what would move a terminal's cursor, or a column.
 func printable(text string) string {
 	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
+		if unicode.IsControl(r) {
 			return '�'
 		}
 		return r
 	}, text)
 }
 
-func (c *command) json(v any) error {
-	encoder := json.NewEncoder(c.stdout)
+func (c *command) json(v any) error { return writeJSON(c.stdout, v) }
+
+func writeJSON(w io.Writer, v any) error {
+	encoder := json.NewEncoder(w)
 	encoder.SetIndent("", "  ")
 	encoder.SetEscapeHTML(false)
 	return encoder.Encode(v)
@@ -235,7 +238,7 @@ func (c *command) failed(err error) int {
 	}
 	f := failure{
 		Message: call.Message, Code: code.Code(call.Code).String(), //nolint:gosec // there are seventeen
-		Reason: call.ReasonName, CallID: call.RequestID, Exit: exitNotApplied,
+		Reason: call.ReasonName, XRequestID: call.XRequestID, Exit: exitNotApplied,
 		Outcome: strings.ToLower(strings.TrimPrefix(call.Outcome.String(), "OUTCOME_")),
 	}
 	for _, v := range call.Violations {
@@ -274,21 +277,18 @@ func (c *command) failed(err error) int {
 
 // failure is what is told of a failure.
 type failure struct {
-	Message string `json:"message"`
-	Code    string `json:"code,omitempty"`
-	Reason  string `json:"reason,omitempty"`
-	Outcome string `json:"outcome,omitempty"`
-	Next    string `json:"next,omitempty"`
-	CallID  string `json:"call_id,omitempty"` // the name of the call in the service's logs
-	Exit    int    `json:"exit"`
+	Message    string `json:"message"`
+	Code       string `json:"code,omitempty"`
+	Reason     string `json:"reason,omitempty"`
+	Outcome    string `json:"outcome,omitempty"`
+	Next       string `json:"next,omitempty"`
+	XRequestID string `json:"x_request_id,omitempty"` // by which the call is found in the service's logs
+	Exit       int    `json:"exit"`
 }
 
 func (c *command) report(f failure) int {
 	if c.line.Output == "json" {
-		encoder := json.NewEncoder(c.stderr)
-		encoder.SetIndent("", "  ")
-		encoder.SetEscapeHTML(false)
-		_ = encoder.Encode(map[string]failure{"error": f}) // there is nobody left to tell
+		_ = writeJSON(c.stderr, map[string]failure{"error": f}) // there is nobody left to tell
 		return f.Exit
 	}
 	c.tell("teamtoken: %s", printable(f.Message))
@@ -301,8 +301,8 @@ func (c *command) report(f failure) int {
 			words = append(words, w)
 		}
 	}
-	if f.CallID != "" {
-		words = append(words, "call "+f.CallID)
+	if f.XRequestID != "" {
+		words = append(words, "x-request-id "+f.XRequestID)
 	}
 	if len(words) > 0 {
 		c.tell("(%s)", strings.Join(words, ", "))

@@ -80,9 +80,8 @@ type Log struct {
 	mu       sync.Mutex
 	sink     sink
 	refusals refusals
-	pending  *batch   // nil if nothing is
-	writing  *batch   // nil if nothing is
-	spare    []memory // for the next ones
+	pending  *batch // nil if nothing is
+	writing  *batch // nil if nothing is
 	watch    *time.Timer
 	watched  bool          // watch runs
 	wrote    time.Time     // when the last write ended
@@ -132,7 +131,6 @@ func (l *Log) Attempt(ctx context.Context, r *Record) error {
 		return fmt.Errorf("audit: %w", context.Cause(ctx))
 	}
 	line := encode(r)
-	defer line.free()
 	b, err := l.put(line, false)
 	if err != nil {
 		return err
@@ -155,7 +153,6 @@ func (l *Log) Result(r *Record) {
 		return
 	}
 	line := encode(r)
-	defer line.free()
 	b, err := l.put(line, true)
 	if err == nil {
 		<-b.done

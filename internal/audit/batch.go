@@ -2,7 +2,6 @@ package audit
 
 import (
 	"runtime"
-	"sync"
 	"time"
 )
 
@@ -18,12 +17,6 @@ type batch struct {
 	err     error
 }
 
-// memory is that of a batch, to be used again.
-type memory struct {
-	text  []byte
-	lines []lineInfo
-}
-
 // lineInfo is what is known of a line without reading it.
 type lineInfo struct {
 	size  int
@@ -37,21 +30,15 @@ type line struct {
 	text []byte
 }
 
-var lines = sync.Pool{New: func() any { return &line{text: make([]byte, 0, 1<<10)} }}
-
-// encode makes a line of r, to be freed.
+// encode makes a line of r.
 func encode(r *Record) *line {
-	l := lines.Get().(*line)
 	at := *r
 	if at.Time.IsZero() {
 		at.Time = time.Now()
 	}
-	l.text = append(at.append(l.text[:0]), '\n')
-	l.lineInfo = lineInfo{size: len(l.text), event: at.Event, time: at.Time}
-	return l
+	text := append(at.append(make([]byte, 0, 512)), '\n')
+	return &line{lineInfo{size: len(text), event: at.Event, time: at.Time}, text}
 }
-
-func (l *line) free() { lines.Put(l) }
 
 // put appends a line to what is pending. result says that the line goes to standard
 // error if it can't be written. An error is returned at once: that there
@@ -69,10 +56,6 @@ func (l *Log) put(line *line, result bool) (*batch, error) {
 	b := l.pending
 	if b == nil {
 		b = &batch{born: time.Now(), done: make(chan struct{})}
-		if n := len(l.spare); n > 0 {
-			b.text, b.lines = l.spare[n-1].text[:0], l.spare[n-1].lines[:0]
-			l.spare = l.spare[:n-1]
-		}
 		l.pending = b
 		if !l.watched {
 			l.watched = true
@@ -188,9 +171,6 @@ func (l *Log) writeOnce() (more bool) {
 	l.end(b, err)
 	if refused != nil && l.refusals.writing == refused {
 		l.refusals.ended(refused, written-before)
-	}
-	if size := cap(b.text); size > 0 && size <= maxPending/4 && len(l.spare) < 2 { // one is written, one is pending
-		l.spare = append(l.spare, memory{b.text, b.lines})
 	}
 	switch {
 	case err != nil:

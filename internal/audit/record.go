@@ -2,6 +2,7 @@ package audit
 
 import (
 	"encoding/json"
+	"fmt"
 	"math"
 	"strconv"
 	"time"
@@ -91,26 +92,34 @@ func (r *Record) append(b []byte) []byte {
 	b = append(b, `{"time":"`...)
 	b = appendTime(b, r.Time)
 	b = append(b, '"')
-	b = appendString(b, `,"event":`, r.Event)
-	b = appendString(b, `,"call_id":`, r.CallID)
-	b = appendString(b, `,"request_id":`, r.RequestID)
-	b = appendText(b, `,"caller":`, r.Caller, math.MaxInt) // who is verified: bounded by that, and never cut
-	b = appendString(b, `,"verified_by":`, r.VerifiedBy)
-	b = appendString(b, `,"peer":`, r.Peer)
-	b = appendString(b, `,"surface":`, r.Surface)
-	b = appendString(b, `,"method":`, r.Method)
-	b = appendString(b, `,"team":`, r.Team)
-	b = appendString(b, `,"organization":`, r.Organization)
-	b = appendString(b, `,"token_id":`, r.TokenID)
-	b = appendString(b, `,"expected_token_id":`, r.ExpectedTokenID)
-	b = appendString(b, `,"idempotency_key":`, r.IdempotencyKey)
-	b = appendString(b, `,"redrives":`, r.Redrives)
-	b = appendString(b, `,"decision":`, r.Decision)
-	b = appendString(b, `,"rule":`, r.Rule)
-	b = appendString(b, `,"upstream_request_id":`, r.UpstreamRequestID)
-	b = appendString(b, `,"code":`, r.Code)
-	b = appendString(b, `,"reason":`, r.Reason)
-	b = appendString(b, `,"outcome":`, r.Outcome)
+	for _, f := range [...]struct{ key, value string }{
+		{`,"event":`, r.Event},
+		{`,"call_id":`, r.CallID},
+		{`,"request_id":`, r.RequestID},
+		{`,"caller":`, r.Caller},
+		{`,"verified_by":`, r.VerifiedBy},
+		{`,"peer":`, r.Peer},
+		{`,"surface":`, r.Surface},
+		{`,"method":`, r.Method},
+		{`,"team":`, r.Team},
+		{`,"organization":`, r.Organization},
+		{`,"token_id":`, r.TokenID},
+		{`,"expected_token_id":`, r.ExpectedTokenID},
+		{`,"idempotency_key":`, r.IdempotencyKey},
+		{`,"redrives":`, r.Redrives},
+		{`,"decision":`, r.Decision},
+		{`,"rule":`, r.Rule},
+		{`,"upstream_request_id":`, r.UpstreamRequestID},
+		{`,"code":`, r.Code},
+		{`,"reason":`, r.Reason},
+		{`,"outcome":`, r.Outcome},
+	} {
+		limit := maxRunes
+		if f.key == `,"caller":` {
+			limit = math.MaxInt // who is verified: bounded by that, and never cut
+		}
+		b = appendText(b, f.key, f.value, limit)
+	}
 	if r.Duration != 0 {
 		b = append(b, `,"duration_seconds":`...)
 		b = strconv.AppendFloat(b, r.Duration.Seconds(), 'f', -1, 64)
@@ -145,7 +154,7 @@ func appendList(b []byte, key string, s []string) []byte {
 	before, end := key+"[", ""
 	for _, one := range s {
 		if one != "" {
-			b = appendString(b, before, one)
+			b = appendText(b, before, one, maxRunes)
 			before, end = ",", "]"
 		}
 	}
@@ -154,20 +163,11 @@ func appendList(b []byte, key string, s []string) []byte {
 
 // appendTime writes t as RFC 3339, in a fixed width, so that times sort as strings.
 func appendTime(b []byte, t time.Time) []byte {
-	b = t.UTC().AppendFormat(b, time.RFC3339) // for which package time is quick
-	b[len(b)-1] = '.'                         // in place of the Z
-	n := t.Nanosecond()
-	for unit := int(time.Second) / 10; unit > 0; unit /= 10 {
-		b = append(b, byte('0'+n/unit%10))
-	}
-	return append(b, 'Z')
+	return t.UTC().AppendFormat(b, "2006-01-02T15:04:05.000000000Z")
 }
 
-// appendString writes key and s, or nothing if s is empty. A string over maxRunes is
-// cut, and one of maxRunes and an ellipsis is such a one.
-func appendString(b []byte, key, s string) []byte { return appendText(b, key, s, maxRunes) }
-
-// appendText writes key and s, or nothing if s is empty. What can't be seen, and what
+// appendText writes key and s, or nothing if s is empty. A string over the limit is cut,
+// and one of so many runes and an ellipsis is such a one. What can't be seen, and what
 // turns the text beside it round, is escaped: a caller's text can neither end a line,
 // nor steer a terminal, nor look like another field.
 func appendText(b []byte, key, s string, limit int) []byte {
@@ -219,15 +219,10 @@ func appendEscaped(b []byte, c rune) []byte {
 	if c == '"' || c == '\\' {
 		return append(b, '\\', byte(c))
 	}
-	if high, low := utf16.EncodeRune(c); high != unicode.ReplacementChar {
-		return appendUnit(appendUnit(b, high), low)
+	for _, unit := range utf16.AppendRune(nil, c) {
+		b = fmt.Appendf(b, `\u%04x`, unit)
 	}
-	return appendUnit(b, c)
-}
-
-func appendUnit(b []byte, c rune) []byte {
-	const hex = "0123456789abcdef"
-	return append(b, '\\', 'u', hex[c>>12&0xf], hex[c>>8&0xf], hex[c>>4&0xf], hex[c&0xf])
+	return b
 }
 
 // MarshalJSON is the line that the log writes of r.

@@ -158,7 +158,6 @@ func address(peer string) string {
 // besides can leave this one out.
 func (l *Log) Refusal(r *Record) (tooFast bool) {
 	line := encode(r)
-	defer line.free()
 	b, tooFast, err := l.refuse(r, line)
 	switch {
 	case err != nil:
@@ -230,7 +229,6 @@ func (q *refusals) summarize(now time.Time, all bool) {
 				Surface: key.surface, Code: key.code, Reason: key.reason, Counted: c,
 			})
 			q.put(line)
-			line.free()
 		}
 		s.refill(now)
 		if len(s.counts) == 0 && s.left >= s.allowance.burst {

@@ -15,6 +15,7 @@ import (
 	"github.com/go-jose/go-jose/v4/jwt"
 
 	"github.com/teamtoken/teamtoken/internal/caller"
+	"github.com/teamtoken/teamtoken/internal/secret"
 )
 
 // JWTOptions say which JWTs are believed. All but Leeway must be set.
@@ -27,11 +28,11 @@ type JWTOptions struct {
 	Keys   Keys
 }
 
-// maxLeeway is the most that a clock may be off.
-const maxLeeway = time.Minute
+// MaxLeeway is the most that a clock may be off.
+const MaxLeeway = time.Minute
 
-// asymmetric are the algorithms by which nobody who checks a token could make one.
-var asymmetric = []jose.SignatureAlgorithm{
+// Algorithms are the asymmetric ones, by which nobody who checks a token could make one.
+var Algorithms = []jose.SignatureAlgorithm{
 	jose.RS256, jose.RS384, jose.RS512, jose.PS256, jose.PS384, jose.PS512, jose.ES256, jose.ES384, jose.ES512, jose.EdDSA,
 }
 
@@ -47,20 +48,20 @@ func NewJWT(o JWTOptions) (*JWT, error) {
 	j := &JWT{options: o}
 	for _, name := range o.Algorithms {
 		algorithm := jose.SignatureAlgorithm(name)
-		if !slices.Contains(asymmetric, algorithm) {
+		if !slices.Contains(Algorithms, algorithm) {
 			return nil, fmt.Errorf("authn: %q is not an algorithm of asymmetric signatures", name)
 		}
 		j.algorithms = append(j.algorithms, algorithm)
 	}
 	switch {
-	case !validIssuer(o.Issuer):
+	case !ValidIssuer(o.Issuer):
 		return nil, errors.New("authn: the issuer must be printable ASCII, without # and spaces")
 	case len(o.Audiences) == 0 || slices.Contains(o.Audiences, ""):
 		return nil, errors.New("authn: no audience")
 	case len(j.algorithms) == 0:
 		return nil, errors.New("authn: no algorithm")
-	case o.Leeway < 0 || o.Leeway > maxLeeway:
-		return nil, fmt.Errorf("authn: a leeway of %v is not from 0 to %v", o.Leeway, maxLeeway)
+	case o.Leeway < 0 || o.Leeway > MaxLeeway:
+		return nil, fmt.Errorf("authn: a leeway of %v is not from 0 to %v", o.Leeway, MaxLeeway)
 	case o.Keys == nil:
 		return nil, errors.New("authn: no keys")
 	}
@@ -89,14 +90,13 @@ var (
 
 // caller is the subject of the one token that was sent.
 func (j *JWT) caller(ctx context.Context, sent []string) (caller.Caller, error) {
-	const scheme = "bearer "
-	switch {
-	case len(sent) != 1:
+	if len(sent) != 1 {
 		return caller.Caller{}, errManyTokens
-	case len(sent[0]) <= len(scheme), len(sent[0]) > len(scheme)+maxToken, !strings.EqualFold(sent[0][:len(scheme)], scheme):
+	}
+	token, ok := caller.Bearer(sent[0])
+	if !ok || len(token) > maxToken {
 		return caller.Caller{}, errNoBearer
 	}
-	token := sent[0][len(scheme):]
 	id, now := sha256.Sum256([]byte(token)), time.Now()
 	keys := j.options.Keys.Current()
 	if c, ok := j.known.get(keys.version, id, now); ok {
@@ -198,15 +198,10 @@ func (j *JWT) read(claims []byte, now time.Time) (caller.Caller, time.Time, erro
 
 func early(t *jwt.NumericDate, now time.Time) bool { return t != nil && t.Time().After(now) }
 
-// validIssuer reports whether issuer can stand before the `#` of an id, which is the
+// ValidIssuer reports whether issuer can stand before the `#` of an id, which is the
 // first one in it: it is printable ASCII, without `#` and blanks.
-func validIssuer(issuer string) bool {
-	for i := range len(issuer) {
-		if issuer[i] <= ' ' || issuer[i] > '~' || issuer[i] == '#' {
-			return false
-		}
-	}
-	return issuer != ""
+func ValidIssuer(issuer string) bool {
+	return secret.IsWord(issuer) && !strings.Contains(issuer, "#")
 }
 
 // validSubject reports whether subject can stand after it: whatever can be seen. A

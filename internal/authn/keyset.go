@@ -64,7 +64,7 @@ func ParseKeys(jwks []byte, algorithms ...string) (KeySet, error) {
 		return KeySet{}, errors.New("authn: not a key set (JWKS)")
 	}
 	if len(algorithms) == 0 {
-		for _, algorithm := range asymmetric {
+		for _, algorithm := range Algorithms {
 			algorithms = append(algorithms, string(algorithm))
 		}
 	}
@@ -214,7 +214,7 @@ func parseKey(raw json.RawMessage) (jose.JSONWebKey, error) {
 			return none, errExponent
 		}
 	}
-	if key.Algorithm != "" && (!slices.Contains(asymmetric, jose.SignatureAlgorithm(key.Algorithm)) || !fits(key.Key, key.Algorithm)) {
+	if key.Algorithm != "" && (!slices.Contains(Algorithms, jose.SignatureAlgorithm(key.Algorithm)) || !fits(key.Key, key.Algorithm)) {
 		return none, errAlgorithm
 	}
 	return key, nil

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/netip"
 	"strings"
+	"unicode"
 
 	"github.com/teamtoken/teamtoken/internal/caller"
 )
@@ -158,11 +159,4 @@ func valueOf(s string) (value, rest string, err error) {
 
 // printable reports whether s has no control characters. It may have letters beyond
 // ASCII, as the subject of a certificate does.
-func printable(s string) bool {
-	for i := range len(s) {
-		if s[i] < ' ' || s[i] == 0x7f {
-			return false
-		}
-	}
-	return true
-}
+func printable(s string) bool { return !strings.ContainsFunc(s, unicode.IsControl) }

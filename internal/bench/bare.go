@@ -20,6 +20,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/jsonapi"
 )
 
 // bare generates tokens, and does nothing else: it checks, counts, logs, times
@@ -106,8 +107,8 @@ func (b bare) GenerateToken(
 		return nil, err
 	}
 	req.Header.Set("Authorization", "Bearer "+credential)
-	req.Header.Set("Accept", mediaType)
-	req.Header.Set("Content-Type", mediaType)
+	req.Header.Set("Accept", jsonapi.MediaType)
+	req.Header.Set("Content-Type", jsonapi.MediaType)
 	req.Header.Set("User-Agent", "bare")
 	resp, err := b.client.Do(req)
 	if err != nil {

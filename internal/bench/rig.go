@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/jsonapi"
 )
 
 // rig is the processes and the paths through them.
@@ -176,7 +177,7 @@ func (r *rig) overHTTP(name string, p *process, url string) *path {
 		if err != nil {
 			return err
 		}
-		req.Header.Set("Content-Type", mediaType)
+		req.Header.Set("Content-Type", jsonapi.MediaType)
 		resp, err := r.http.Do(req)
 		if err != nil {
 			return err

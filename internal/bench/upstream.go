@@ -9,10 +9,11 @@ import (
 	"os"
 	"strconv"
 	"strings"
+
+	"github.com/teamtoken/teamtoken/internal/jsonapi"
 )
 
 const (
-	mediaType = "application/vnd.api+json"
 	// requestDocument is what the vendor's clients send, and what goes upstream.
 	requestDocument = `{"data":{"type":"authentication-tokens"}}`
 	// credential and generated have the shape of the real ones and open nothing.
@@ -40,7 +41,7 @@ func serveUpstream() error {
 	length := strconv.Itoa(len(document))
 	return http.Serve(listener, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { //nolint:gosec // loopback
 		_, _ = io.Copy(io.Discard, r.Body)
-		w.Header().Set("Content-Type", mediaType)
+		w.Header().Set("Content-Type", jsonapi.MediaType)
 		w.Header().Set("Content-Length", length)
 		w.WriteHeader(http.StatusCreated)
 		team := strings.Split(r.URL.Path, "/")[4]

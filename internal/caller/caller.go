@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"net/netip"
+	"strings"
 )
 
 // Source says how a caller was made certain, as the audit has it.
@@ -67,6 +68,13 @@ type Presented struct {
 	// LongHeaders says that the header list is longer than it may be. The call is
 	// refused for that whoever makes it.
 	LongHeaders bool
+}
+
+// Bearer is what follows the scheme in a value of the header Authorization; ok is false
+// if the scheme is another, or nothing follows.
+func Bearer(authorization string) (credential string, ok bool) {
+	scheme, credential, _ := strings.Cut(authorization, " ")
+	return credential, strings.EqualFold(scheme, "bearer") && credential != ""
 }
 
 type presentedKey struct{}

@@ -9,6 +9,7 @@ package main
 import (
 	"bufio"
 	"context"
+	_ "embed" // nginx's configuration, and what is told at the start
 	"encoding/json"
 	"errors"
 	"flag"
@@ -102,45 +103,16 @@ func run(ctx context.Context, grpc, rest, server string, out io.Writer) (err err
 	return nil
 }
 
-const welcome = `
-Two replicas share their state, behind one address, in front of one simulator of the upstream:
+//go:embed welcome.txt
+var welcome string
 
-  gRPC        %[1]s
-  REST        http://%[2]s
-  replica 1   %[3]s, %[4]s/metrics
-  replica 2   %[5]s, %[6]s/metrics
-
-Generate a token twice under one request id: whichever replica answers, it is the same one.
-
-  grpcurl -plaintext -d '{"team_id": "%[7]s", "request_id": "first"}' \
-    %[1]s teamtoken.v1.TeamTokenService/GenerateToken
-
-Stop with Ctrl-C.
-
-`
+//go:embed nginx.conf
+var nginx string
 
 // proxy is nginx's configuration: calls go to the replicas in turn, and none is
 // repeated, since nginx can't tell what was done.
 func proxy(dir, grpc, rest string, replicas [2]serving) string {
-	return fmt.Sprintf(`
-daemon off;
-worker_processes 1;
-pid %[1]s/nginx.pid;
-error_log stderr error;
-events {}
-http {
-  access_log off;
-  client_body_temp_path %[1]s/body; proxy_temp_path %[1]s/proxy; fastcgi_temp_path %[1]s/fastcgi;
-  uwsgi_temp_path %[1]s/uwsgi; scgi_temp_path %[1]s/scgi;
-  upstream grpc { server %[4]s; server %[5]s; }
-  upstream rest { server %[6]s; server %[7]s; }
-  server { listen %[2]s http2; location / { grpc_pass grpc://grpc; grpc_next_upstream off; } }
-  server {
-    listen %[3]s;
-    location / { proxy_pass http://rest; proxy_next_upstream off; proxy_set_header Host $http_host; }
-  }
-}
-`, dir, grpc, rest, replicas[0].GRPC, replicas[1].GRPC,
+	return fmt.Sprintf(nginx, dir, grpc, rest, replicas[0].GRPC, replicas[1].GRPC,
 		strings.TrimPrefix(replicas[0].REST, "http://"), strings.TrimPrefix(replicas[1].REST, "http://"))
 }
 

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"net/url"
@@ -8,7 +9,10 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"time"
+
+	"github.com/go-jose/go-jose/v4"
+
+	"github.com/teamtoken/teamtoken/internal/authn"
 )
 
 // What Mesh can be.
@@ -24,12 +28,7 @@ func (c *Config) MutualTLS() bool { return c.TLSClientCAFile != "" || c.SPIFFESo
 // identifies reports whether there is a way to know who calls.
 func (c *Config) identifies() bool { return c.MutualTLS() || c.JWTIssuer != "" || c.Mesh != NoMesh }
 
-// asymmetric are the algorithms of JWTs by which nobody who checks one could make one.
-var asymmetric = []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
-
-const maxLeeway = time.Minute
-
-func (c *Config) checkCallers(refuse func(bool, string, ...any)) {
+func (c *Config) checkCallers(r *refusals) {
 	jwt := c.JWTIssuer != ""
 	for _, s := range []struct {
 		name string
@@ -40,51 +39,42 @@ func (c *Config) checkCallers(refuse func(bool, string, ...any)) {
 		{"TEAMTOKEN_JWT_ISSUER_CA_FILE (--jwt-issuer-ca-file)", c.JWTIssuerCAFile != ""},
 		{"TEAMTOKEN_JWT_ISSUER_TOKEN_FILE (--jwt-issuer-token-file)", c.JWTIssuerTokenFile != ""},
 	} {
-		refuse(!jwt && s.set, "%s needs TEAMTOKEN_JWT_ISSUER (--jwt-issuer)", s.name)
+		r.when(!jwt && s.set, "%s needs TEAMTOKEN_JWT_ISSUER (--jwt-issuer)", s.name)
 	}
-	refuse(jwt && c.Credentials == CallerCredentials,
+	r.when(jwt && c.Credentials == CallerCredentials,
 		"TEAMTOKEN_CREDENTIALS (--credentials) is caller, so that a call's Authorization is for the upstream and can't be a JWT too: leave out TEAMTOKEN_JWT_ISSUER (--jwt-issuer)")
-	refuse(jwt && (len(c.JWTAudience) == 0 || slices.Contains(c.JWTAudience, "")),
+	r.when(jwt && (len(c.JWTAudience) == 0 || slices.Contains(c.JWTAudience, "")),
 		"TEAMTOKEN_JWT_ISSUER (--jwt-issuer) needs TEAMTOKEN_JWT_AUDIENCE (--jwt-audience): a JWT that is meant for somebody else must not be taken")
-	refuse(jwt && c.JWTKeysFile == "" && !validIssuer(c.JWTIssuer),
+	r.when(jwt && c.JWTKeysFile == "" && !validIssuer(c.JWTIssuer),
 		"TEAMTOKEN_JWT_ISSUER (--jwt-issuer) must be https://HOST and maybe a path, since it is asked for its keys (http is for loopback hosts only); or set TEAMTOKEN_JWT_KEYS_FILE (--jwt-keys-file)")
-	refuse(jwt && c.JWTKeysFile != "" && !plainText(c.JWTIssuer),
+	r.when(jwt && c.JWTKeysFile != "" && !authn.ValidIssuer(c.JWTIssuer),
 		"TEAMTOKEN_JWT_ISSUER (--jwt-issuer) must be printable ASCII, without blanks and #: a caller is ISSUER#SUBJECT")
-	refuse(c.JWTKeysFile != "" && (c.JWTIssuerCAFile != "" || c.JWTIssuerTokenFile != ""),
+	r.when(c.JWTKeysFile != "" && (c.JWTIssuerCAFile != "" || c.JWTIssuerTokenFile != ""),
 		"TEAMTOKEN_JWT_KEYS_FILE (--jwt-keys-file) has the keys, so that the issuer is not asked: leave out TEAMTOKEN_JWT_ISSUER_CA_FILE and TEAMTOKEN_JWT_ISSUER_TOKEN_FILE")
-	refuse(len(c.JWTAlgorithms) == 0, "TEAMTOKEN_JWT_ALGORITHMS (--jwt-algorithms) must name one or more of %s", strings.Join(asymmetric, ", "))
+	algorithms := strings.Trim(fmt.Sprint(authn.Algorithms), "[]")
+	r.when(len(c.JWTAlgorithms) == 0, "TEAMTOKEN_JWT_ALGORITHMS (--jwt-algorithms) must name one or more of %s", algorithms)
 	for _, name := range c.JWTAlgorithms {
-		refuse(!slices.Contains(asymmetric, name),
-			"TEAMTOKEN_JWT_ALGORITHMS (--jwt-algorithms) has %q: it may have %s", name, strings.Join(asymmetric, ", "))
+		r.when(!slices.Contains(authn.Algorithms, jose.SignatureAlgorithm(name)),
+			"TEAMTOKEN_JWT_ALGORITHMS (--jwt-algorithms) has %q: it may have %s", name, algorithms)
 	}
-	refuse(c.JWTLeeway < 0 || c.JWTLeeway > maxLeeway,
-		"TEAMTOKEN_JWT_LEEWAY (--jwt-leeway) is %v: it must be from 0s to %v", c.JWTLeeway, maxLeeway)
+	r.when(len(c.MeshPeers) == 0, "TEAMTOKEN_MESH_PEERS (--mesh-peers) must name one or more networks")
+	r.networks("TEAMTOKEN_MESH_PEERS (--mesh-peers)", c.MeshPeers, "whoever connects could be anybody")
+}
 
-	refuse(c.Mesh != NoMesh && c.Mesh != Envoy && c.Mesh != Linkerd,
-		"TEAMTOKEN_MESH (--mesh) is %q: it must be none, envoy or linkerd", c.Mesh)
-	refuse(len(c.MeshPeers) == 0, "TEAMTOKEN_MESH_PEERS (--mesh-peers) must name one or more networks")
-	for _, peer := range c.MeshPeers {
-		network, err := netip.ParsePrefix(peer)
-		refuse(err != nil, "TEAMTOKEN_MESH_PEERS (--mesh-peers) has %q: it must be networks such as 127.0.0.1/32 or 10.0.0.0/8", peer)
-		refuse(err == nil && network.Bits() == 0,
-			"TEAMTOKEN_MESH_PEERS (--mesh-peers) has %q: then whoever connects could be anybody; name the proxies' networks", peer)
-	}
-	refuse(len(c.MeshListeners) == 0, "TEAMTOKEN_MESH_LISTENERS (--mesh-listeners) must be grpc, rest, or both")
-	for _, name := range c.MeshListeners {
-		refuse(name != "grpc" && name != "rest", "TEAMTOKEN_MESH_LISTENERS (--mesh-listeners) has %q: it must be grpc, rest, or both", name)
+// networks checks names of networks, none of which may be every address.
+func (r *refusals) networks(name string, all []string, everywhere string) {
+	for _, one := range all {
+		network, err := netip.ParsePrefix(one)
+		r.when(err != nil, "%s has %q: it must be networks such as 127.0.0.1/32 or 10.0.0.0/8", name, one)
+		r.when(err == nil && network.Bits() == 0, "%s has %q, which is every address: then %s; name the proxies' networks", name, one, everywhere)
 	}
 }
 
 // checkOrigins looks at what the REST surface is told about its own address.
-func (c *Config) checkOrigins(refuse func(bool, string, ...any)) {
-	refuse(c.PublicURL != "" && !validOrigin(c.PublicURL),
+func (c *Config) checkOrigins(r *refusals) {
+	r.when(c.PublicURL != "" && !validOrigin(c.PublicURL),
 		"TEAMTOKEN_PUBLIC_URL (--public-url) is %q: it must be https://HOST or http://HOST, optionally with a port and a path", c.PublicURL)
-	for _, proxy := range c.TrustedProxies {
-		network, err := netip.ParsePrefix(proxy)
-		refuse(err != nil, "TEAMTOKEN_TRUSTED_PROXIES (--trusted-proxies) has %q: it must be networks such as 127.0.0.1/32 or 10.0.0.0/8", proxy)
-		refuse(err == nil && network.Bits() == 0,
-			"TEAMTOKEN_TRUSTED_PROXIES (--trusted-proxies) has %q, which is every address: anyone could then choose the host of links; name the proxies' networks", proxy)
-	}
+	r.networks("TEAMTOKEN_TRUSTED_PROXIES (--trusted-proxies)", c.TrustedProxies, "anyone could choose the host of links")
 }
 
 // validOrigin reports whether address can be where clients reach this server.
@@ -105,50 +95,13 @@ var (
 	originPath = regexp.MustCompile(`^(/[A-Za-z0-9._~-]+)*/?$`)
 )
 
-func (c *Config) checkLimits(refuse func(bool, string, ...any)) {
-	for _, n := range []struct {
-		name           string
-		value, min, to int
-	}{
-		{"TEAMTOKEN_MAX_CALLS_PER_CALLER (--max-calls-per-caller)", c.MaxCallsPerCaller, 1, 1e6},
-		{"TEAMTOKEN_MAX_CONNECTIONS (--max-connections)", c.MaxConnections, 1, 1e6},
-		{"TEAMTOKEN_MAX_STREAMS (--max-streams)", c.MaxStreams, 1, 1e6},
-		{"TEAMTOKEN_MAX_HEADER_BYTES (--max-header-bytes)", c.MaxHeaderBytes, 4 << 10, 1 << 20},
-		{"TEAMTOKEN_MAX_MESSAGE_BYTES (--max-message-bytes)", c.MaxMessageBytes, 1 << 10, 1 << 20},
-	} {
-		refuse(n.value < n.min || n.value > n.to, "%s is %d: it must be from %d to %d", n.name, n.value, n.min, n.to)
-	}
-	for _, d := range []struct {
-		name      string
-		value, to time.Duration
-	}{
-		{"TEAMTOKEN_HANDSHAKE_TIMEOUT (--handshake-timeout)", c.HandshakeTimeout, maxTimeout},
-		{"TEAMTOKEN_READ_HEADER_TIMEOUT (--read-header-timeout)", c.ReadHeaderTimeout, maxTimeout},
-		{"TEAMTOKEN_READ_TIMEOUT (--read-timeout)", c.ReadTimeout, maxTimeout},
-		{"TEAMTOKEN_IDLE_TIMEOUT (--idle-timeout)", c.IdleTimeout, 24 * time.Hour},
-		{"TEAMTOKEN_MAX_CONNECTION_AGE (--max-connection-age)", c.MaxConnectionAge, 24 * time.Hour},
-		{"TEAMTOKEN_CONNECTION_AGE_GRACE (--connection-age-grace)", c.ConnectionAgeGrace, 24 * time.Hour},
-		{"TEAMTOKEN_MIN_PING_INTERVAL (--min-ping-interval)", c.MinPingInterval, time.Hour},
-	} {
-		refuse(d.value <= 0 || d.value > d.to, "%s is %v: it must be over 0 and at most %v", d.name, d.value, d.to)
-	}
-	refuse(c.ConnectionAgeGrace < c.RequestTimeout,
-		"TEAMTOKEN_CONNECTION_AGE_GRACE (--connection-age-grace) is %v, shorter than TEAMTOKEN_REQUEST_TIMEOUT (--request-timeout), which is %v: calls would be cut off",
-		c.ConnectionAgeGrace, c.RequestTimeout)
-}
-
 // validIssuer reports whether an issuer can be asked for its keys.
 func validIssuer(issuer string) bool {
 	u, err := url.Parse(issuer)
-	if err != nil || !plainText(issuer) || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
+	if err != nil || !authn.ValidIssuer(issuer) || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
 		return false
 	}
 	return u.Scheme == "https" || u.Scheme == "http" && loopback(u.Hostname())
-}
-
-// plainText reports whether an issuer can stand before the `#` of a caller's id.
-func plainText(issuer string) bool {
-	return !strings.ContainsFunc(issuer, func(c rune) bool { return c <= ' ' || c > '~' || c == '#' })
 }
 
 // Clear is a listener that takes JWTs or callers' credentials without TLS, on an

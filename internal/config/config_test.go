@@ -163,7 +163,7 @@ func TestRefused(t *testing.T) {
 		{"a public address with an escape", []string{"--public-url=https://tokens.example.com/a%2fb"}, nil, `TEAMTOKEN_PUBLIC_URL (--public-url) is`},
 		{"a public address with two dots", []string{"--public-url=https://tokens..example.com"}, nil, `TEAMTOKEN_PUBLIC_URL (--public-url) is`},
 		{"a mesh's proxy that is no network", []string{"--mesh-peers=127.0.0.1"}, nil, `TEAMTOKEN_MESH_PEERS (--mesh-peers) has "127.0.0.1"`},
-		{"a mesh's listener that is none", []string{"--mesh-listeners=admin"}, nil, `TEAMTOKEN_MESH_LISTENERS (--mesh-listeners) has "admin"`},
+		{"a mesh's listener that is none", []string{"--mesh-listeners=admin"}, nil, `TEAMTOKEN_MESH_LISTENERS (--mesh-listeners) is "admin"`},
 		{"optional certificates without mutual TLS", []string{"--tls-client-auth=optional"}, nil, "TEAMTOKEN_TLS_CLIENT_AUTH (--tls-client-auth) needs"},
 		{"another way of asking for certificates", []string{"--tls-client-auth=maybe"}, nil, `TEAMTOKEN_TLS_CLIENT_AUTH (--tls-client-auth) is "maybe"`},
 		{"certificates from two places", []string{"--spiffe-socket=unix:///s", "--tls-cert-file=c", "--tls-key-file=k"}, nil, "TEAMTOKEN_SPIFFE_SOCKET (--spiffe-socket) brings"},
@@ -182,7 +182,6 @@ func TestRefused(t *testing.T) {
 		{"headers too short for any call", []string{"--max-header-bytes=100"}, nil, "TEAMTOKEN_MAX_HEADER_BYTES (--max-header-bytes) is 100"},
 		{"messages of any size", []string{"--max-message-bytes=100000000"}, nil, "TEAMTOKEN_MAX_MESSAGE_BYTES (--max-message-bytes) is 100000000"},
 		{"no time for handshakes", []string{"--handshake-timeout=0s"}, nil, "TEAMTOKEN_HANDSHAKE_TIMEOUT (--handshake-timeout) is 0s"},
-		{"a connection that ends before its calls", []string{"--connection-age-grace=1s"}, nil, "calls would be cut off"},
 		{"no time", []string{"--upstream-timeout=0s"}, nil, "TEAMTOKEN_UPSTREAM_TIMEOUT (--upstream-timeout) is 0s"},
 		{"too much time", []string{"--request-timeout=1h"}, nil, "TEAMTOKEN_REQUEST_TIMEOUT (--request-timeout) is 1h0m0s"},
 		{"not a time", nil, map[string]string{"TEAMTOKEN_REQUEST_TIMEOUT": "soon"}, `TEAMTOKEN_REQUEST_TIMEOUT (--request-timeout): it must be a duration`},
@@ -295,20 +294,20 @@ func TestHelpAndVersion(t *testing.T) {
 func TestManual(t *testing.T) {
 	const manual = "../../docs/configuration.md"
 	if *update {
-		if err := os.WriteFile(manual, []byte(config.Manual()), 0o644); err != nil {
+		if err := os.WriteFile(manual, []byte(manualText()), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
 	have, err := os.ReadFile(manual)
-	if err != nil || string(have) != config.Manual() {
+	if err != nil || string(have) != manualText() {
 		t.Errorf("docs/configuration.md is not what the settings are: run go test ./internal/config -update (%v)", err)
 	}
-	path, env := file(t, config.Example), map[string]string{}
+	path, env := file(t, example), map[string]string{}
 	byFile, _, err := load([]string{"--config", path}, nil)
 	if err != nil || byFile.RequestTimeout != 20*time.Second {
 		t.Fatalf("the manual's example: %+v, %v", byFile, err)
 	}
-	for line := range strings.Lines(config.Environment) {
+	for line := range strings.Lines(environment) {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), "=")
 		env[name] = value
 	}

@@ -73,10 +73,8 @@ func Bearer(text string) (secret.Text, error) {
 	if word == "" {
 		return secret.Text{}, errors.New("it is empty")
 	}
-	for _, c := range []byte(word) {
-		if c <= ' ' || c > '~' {
-			return secret.Text{}, errors.New(`it must be one word of printable ASCII, the token alone: no "Bearer", no line break inside`)
-		}
+	if !secret.IsWord(word) {
+		return secret.Text{}, errors.New(`it must be one word of printable ASCII, the token alone: no "Bearer", no line break inside`)
 	}
 	return secret.New(word), nil
 }

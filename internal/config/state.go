@@ -4,7 +4,6 @@ import (
 	"math"
 	"regexp"
 	"strings"
-	"time"
 )
 
 // Memory is what State is where replicas share nothing.
@@ -18,20 +17,13 @@ var (
 	organization = regexp.MustCompile(`^[A-Za-z0-9_-]{1,40}$`)
 )
 
-const (
-	minHold = 100 * time.Millisecond
-	maxHold = 10 * time.Minute
-
-	maxRequestIDs = 10_000_000
-)
-
 // checkState checks how replicas share what they have to agree on.
-func (c *Config) checkState(refuse func(wrong bool, format string, args ...any)) {
+func (c *Config) checkState(r *refusals) {
 	shared := c.SharedState()
 	url := c.State.Reveal()
-	refuse(shared && !strings.HasPrefix(url, "redis://") && !strings.HasPrefix(url, "rediss://"),
+	r.when(shared && !strings.HasPrefix(url, "redis://") && !strings.HasPrefix(url, "rediss://"),
 		"TEAMTOKEN_STATE must be memory, redis://HOST:PORT or rediss://HOST:PORT") // its value may hold a password
-	refuse(shared && c.StateKeyFile == "",
+	r.when(shared && c.StateKeyFile == "",
 		"TEAMTOKEN_STATE is Redis, which is given nothing that is not sealed: set TEAMTOKEN_STATE_KEY_FILE (--state-key-file),"+
 			" made by `teamtoken-server state-key new FILE`")
 	for name, value := range map[string]string{
@@ -39,24 +31,20 @@ func (c *Config) checkState(refuse func(wrong bool, format string, args ...any))
 		"TEAMTOKEN_STATE_PASSWORD_FILE (--state-password-file)": c.StatePasswordFile,
 		"TEAMTOKEN_STATE_TLS_CERT_FILE (--state-tls-cert-file)": c.StateTLSCertFile, "TEAMTOKEN_STATE_TLS_KEY_FILE (--state-tls-key-file)": c.StateTLSKeyFile,
 	} {
-		refuse(!shared && value != "", "%s is for Redis, and TEAMTOKEN_STATE is memory: leave one out", name)
+		r.when(!shared && value != "", "%s is for Redis, and TEAMTOKEN_STATE is memory: leave one out", name)
 	}
 	tls := strings.HasPrefix(url, "rediss://")
-	refuse((c.StateTLSCertFile == "") != (c.StateTLSKeyFile == ""),
+	r.when((c.StateTLSCertFile == "") != (c.StateTLSKeyFile == ""),
 		"TEAMTOKEN_STATE_TLS_CERT_FILE (--state-tls-cert-file) and TEAMTOKEN_STATE_TLS_KEY_FILE (--state-tls-key-file) go together: set both or none")
-	refuse(shared && !tls && (c.StateCAFile != "" || c.StateTLSCertFile != ""),
+	r.when(shared && !tls && (c.StateCAFile != "" || c.StateTLSCertFile != ""),
 		"TEAMTOKEN_STATE_CA_FILE (--state-ca-file) and TEAMTOKEN_STATE_TLS_CERT_FILE (--state-tls-cert-file) are for TLS:"+
 			" TEAMTOKEN_STATE must be rediss://")
-	refuse(c.MaxRequestIDs < 0 || c.MaxRequestIDs > maxRequestIDs,
-		"TEAMTOKEN_MAX_REQUEST_IDS_PER_CALLER (--max-request-ids-per-caller) is %d: it must be from 0 to %d", c.MaxRequestIDs, maxRequestIDs)
-	refuse(!prefix.MatchString(c.StatePrefix),
+	r.when(!prefix.MatchString(c.StatePrefix),
 		"TEAMTOKEN_STATE_PREFIX (--state-prefix) is %q: it must be 1 to 64 letters, digits and `_.:-`", c.StatePrefix)
-	refuse(c.UnknownHold < minHold || c.UnknownHold > maxHold,
-		"TEAMTOKEN_UNKNOWN_HOLD (--unknown-hold) is %v: it must be between %v and %v", c.UnknownHold, minHold, maxHold)
-	refuse(math.IsNaN(c.UpstreamRate) || c.UpstreamRate < 0 || c.UpstreamRate > 1e6 || c.UpstreamRate > 0 && c.UpstreamRate < 0.1,
+	r.when(math.IsNaN(c.UpstreamRate) || c.UpstreamRate < 0 || c.UpstreamRate > 1e6 || c.UpstreamRate > 0 && c.UpstreamRate < 0.1,
 		"TEAMTOKEN_UPSTREAM_RATE (--upstream-rate) is %v: it must be 0 for no limit, or between 0.1 and 1000000", c.UpstreamRate)
 	for _, name := range c.Organizations {
-		refuse(!organization.MatchString(name),
+		r.when(!organization.MatchString(name),
 			"TEAMTOKEN_ORGANIZATIONS (--organizations) has %q: each must be 1 to 40 letters, digits, `_` and `-`", name)
 	}
 }

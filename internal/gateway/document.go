@@ -10,18 +10,12 @@ import (
 	"strings"
 	"time"
 
+	strictjson "github.com/go-jose/go-jose/v4/json"
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
-)
-
-const (
-	mediaType    = "application/vnd.api+json"
-	typeOfTokens = "authentication-tokens"
-	typeSingular = "authentication-token" // what the vendor's documentation asks for on the legacy token
-	typeOfTeams  = "teams"
-	timeFormat   = "2006-01-02T15:04:05.000Z" // the vendor's clients want milliseconds, and Z for UTC
+	"github.com/teamtoken/teamtoken/internal/jsonapi"
 )
 
 // marshaler writes the answers, and reads the requests, as JSON:API documents.
@@ -29,15 +23,15 @@ type marshaler struct{}
 
 var _ runtime.Marshaler = marshaler{}
 
-func (marshaler) ContentType(any) string { return mediaType }
+func (marshaler) ContentType(any) string { return jsonapi.MediaType }
 
 func (marshaler) Marshal(v any) ([]byte, error) {
 	switch m := v.(type) {
 	case issued:
-		return encode(document{toResource(m.GetTeamToken(), new(m.GetSecret()))})
+		return encode(jsonapi.Document[resource]{Data: toResource(m.GetTeamToken(), new(m.GetSecret()))})
 	case interface{ GetTeamToken() *teamtokenv1.TeamToken }:
-		return encode(document{toResource(m.GetTeamToken(), nil)})
-	case listDocument:
+		return encode(jsonapi.Document[resource]{Data: toResource(m.GetTeamToken(), nil)})
+	case jsonapi.List:
 		return encode(m)
 	case *teamtokenv1.DeleteTokenResponse, *teamtokenv1.DeleteTokenByIDResponse:
 		return nil, nil
@@ -72,7 +66,7 @@ func (marshaler) NewDecoder(io.Reader) runtime.Decoder {
 // token with nothing said about it, as in the vendor's sample.
 func (marshaler) Unmarshal(b []byte, v any) error {
 	var a attributes
-	if !nothingSet[string(bytes.TrimSpace(b))] {
+	if len(bytes.TrimSpace(b)) > 0 {
 		var err error
 		if a, err = decodeAttributes(b); err != nil {
 			return err
@@ -90,12 +84,6 @@ func (marshaler) Unmarshal(b []byte, v any) error {
 		return fmt.Errorf("no document for %T", v)
 	}
 	return nil
-}
-
-// nothingSet are the bodies that almost every request has: those of the vendor's
-// sample and its two clients for a token with nothing said about it.
-var nothingSet = map[string]bool{
-	"": true, `{"data":{"type":""}}`: true, `{"data":{"type":"` + typeOfTokens + `"}}`: true,
 }
 
 // attributes are those that a request may set.
@@ -124,7 +112,7 @@ func decodeAttributes(b []byte) (attributes, error) {
 	}
 	var kind *string
 	if value := data["type"]; value != nil && json.Unmarshal(value, &kind) != nil ||
-		kind != nil && *kind != "" && *kind != typeOfTokens && *kind != typeSingular {
+		kind != nil && *kind != "" && *kind != jsonapi.Tokens && *kind != jsonapi.LegacyToken {
 		return attributes{}, errors.New("data.type: must be authentication-tokens")
 	}
 	var a attributes
@@ -174,109 +162,48 @@ func members(b []byte, what string, known ...string) (map[string]json.RawMessage
 			return nil, fmt.Errorf("%s: may hold %s only", what, strings.Join(known, ", "))
 		}
 	}
-	if memberCount(b) != len(found) {
+	if strictjson.Unmarshal(b, &found) != nil { // which is all that it minds besides
 		return nil, fmt.Errorf("%s: a member stands twice", what)
 	}
 	return found, nil
 }
 
-// memberCount counts the members of a well-formed JSON object: its colons, but
-// for those in strings and further in.
-func memberCount(object []byte) int {
-	count, depth, quoted := 0, 0, false
-	for i := 0; i < len(object); i++ {
-		switch c := object[i]; {
-		case quoted && c == '\\':
-			i++
-		case c == '"':
-			quoted = !quoted
-		case quoted:
-		case c == '{', c == '[':
-			depth++
-		case c == '}', c == ']':
-			depth--
-		case c == ':' && depth == 1:
-			count++
-		}
-	}
-	return count
-}
-
-type document struct {
-	Data resource `json:"data"`
-}
-
-// resource has its members in the order of the vendor's sample.
-type resource struct {
-	ID         string `json:"id"`
-	Type       string `json:"type"`
-	Attributes struct {
-		CreatedAt   *string         `json:"created-at"`
-		LastUsedAt  *string         `json:"last-used-at"`
-		ExpiredAt   json.RawMessage `json:"expired-at,omitempty"`
-		Description *string         `json:"description"`
-		Token       *string         `json:"token"`
-	} `json:"attributes"`
-	Relationships *relationships `json:"relationships,omitempty"`
-}
-
-type relationships struct {
-	Team      *relation `json:"team,omitempty"`
-	CreatedBy *relation `json:"created-by,omitempty"`
-}
-
-type relation struct {
-	Data identifier `json:"data"`
-}
-
-type identifier struct {
-	ID   string `json:"id"`
-	Type string `json:"type"`
-}
+type resource = jsonapi.Resource[jsonapi.Token]
 
 var creatorTypes = map[teamtokenv1.Creator_Kind]string{
-	teamtokenv1.Creator_KIND_USER:         "users",
-	teamtokenv1.Creator_KIND_TEAM:         typeOfTeams,
-	teamtokenv1.Creator_KIND_ORGANIZATION: "organizations",
+	teamtokenv1.Creator_KIND_USER:         jsonapi.Users,
+	teamtokenv1.Creator_KIND_TEAM:         jsonapi.Teams,
+	teamtokenv1.Creator_KIND_ORGANIZATION: jsonapi.Organizations,
 }
 
 // toResource writes t as the upstream wrote it. The upstream's documents come in
 // two ages: today's name the team and have an `expired-at`, null for a token
 // that never expires; those of the vendor's sample have neither.
 func toResource(t *teamtokenv1.TeamToken, secret *string) resource {
-	r := resource{ID: t.GetId(), Type: typeOfTokens}
-	r.Attributes.CreatedAt = formatTime(t.GetCreatedAt())
-	r.Attributes.LastUsedAt = formatTime(t.GetLastUsedAt())
-	r.Attributes.Description = t.Description
-	r.Attributes.Token = secret
-	if at := formatTime(t.GetExpiredAt()); at != nil {
-		r.Attributes.ExpiredAt = json.RawMessage(`"` + *at + `"`)
-	} else if t.GetTeamId() != "" {
-		r.Attributes.ExpiredAt = json.RawMessage("null")
+	r := resource{ID: t.GetId(), Type: jsonapi.Tokens, Attributes: jsonapi.Token{
+		CreatedAt: date(t.GetCreatedAt()), LastUsedAt: date(t.GetLastUsedAt()), Description: t.Description, Token: secret,
+	}}
+	if team := t.GetTeamId(); team != "" {
+		r.Relationships.Team = relation(team, jsonapi.Teams)
 	}
-	var rel relationships
-	if t.GetTeamId() != "" {
-		rel.Team = &relation{identifier{t.GetTeamId(), typeOfTeams}}
+	if t.GetTeamId() != "" || t.GetExpiredAt() != nil {
+		r.Attributes.ExpiredAt = date(t.GetExpiredAt())
 	}
 	if by := t.GetCreatedBy(); by.GetKind() != teamtokenv1.Creator_KIND_UNSPECIFIED {
-		rel.CreatedBy = &relation{identifier{by.GetId(), creatorTypes[by.GetKind()]}}
-	}
-	if rel != (relationships{}) {
-		r.Relationships = &rel
+		r.Relationships.CreatedBy = relation(by.GetId(), creatorTypes[by.GetKind()])
 	}
 	return r
 }
 
-func formatTime(t *timestamppb.Timestamp) *string {
+func relation(id, kind string) jsonapi.Relation {
+	return jsonapi.Relation{Data: jsonapi.Identifier{ID: id, Type: kind}}
+}
+
+func date(t *timestamppb.Timestamp) *string {
 	if t == nil {
 		return nil
 	}
-	at, format := t.AsTime(), timeFormat
-	if at.Nanosecond()%int(time.Millisecond) != 0 {
-		format = time.RFC3339Nano
-	}
-	s := at.Format(format)
-	return &s
+	return jsonapi.Date(t.AsTime())
 }
 
 // encode is json.Marshal without the escapes that are for HTML.

@@ -28,6 +28,7 @@ import (
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
 	"github.com/teamtoken/teamtoken/internal/caller"
+	"github.com/teamtoken/teamtoken/internal/jsonapi"
 	"github.com/teamtoken/teamtoken/internal/reason"
 	"github.com/teamtoken/teamtoken/internal/requestid"
 	"github.com/teamtoken/teamtoken/internal/telemetry"
@@ -170,7 +171,7 @@ func check(r *http.Request) ([]byte, *problem) {
 			status: http.StatusUnsupportedMediaType, detail: "The Content-Type of a body must be application/vnd.api+json or application/json.",
 		}
 	}
-	r.Header.Set("Content-Type", mediaType) // whatever it was without a body: nothing below is to look at it
+	r.Header.Set("Content-Type", jsonapi.MediaType) // whatever it was without a body: nothing below is to look at it
 	return body, nil
 }
 
@@ -180,7 +181,7 @@ func jsonMedia(contentTypes []string) bool {
 		return true
 	case 1:
 		t, _, err := mime.ParseMediaType(contentTypes[0])
-		return err == nil && (t == mediaType || t == "application/json")
+		return err == nil && (t == jsonapi.MediaType || t == "application/json")
 	default:
 		return false
 	}

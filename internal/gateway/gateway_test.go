@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/jsonapi"
 	"github.com/teamtoken/teamtoken/internal/requestid"
 )
 
@@ -152,11 +153,11 @@ func TestTimes(t *testing.T) {
 		{"0001-01-01T00:00:00Z", "0001-01-01T00:00:00.000Z"},
 		{"9999-12-31T23:59:59.999Z", "9999-12-31T23:59:59.999Z"},
 	} {
-		if got := formatTime(at(row.at)); got == nil || *got != row.want {
+		if got := date(at(row.at)); got == nil || *got != row.want {
 			t.Errorf("%s gives %v, want %s", row.at, got, row.want)
 		}
 	}
-	if got := formatTime(nil); got != nil {
+	if got := date(nil); got != nil {
 		t.Errorf("no time gives %s", *got)
 	}
 }
@@ -287,7 +288,7 @@ func TestProblems(t *testing.T) {
 			w := httptest.NewRecorder()
 			w.Header().Set(requestid.Header, "r-1")
 			writeProblem(w, row.problem)
-			if w.Code != row.problem.status || w.Header().Get("Content-Type") != mediaType {
+			if w.Code != row.problem.status || w.Header().Get("Content-Type") != jsonapi.MediaType {
 				t.Errorf("%d %v", w.Code, w.Header())
 			}
 			if diff := cmp.Diff(row.want, w.Body.String()); diff != "" {

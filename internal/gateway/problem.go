@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/jsonapi"
 	"github.com/teamtoken/teamtoken/internal/reason"
 	"github.com/teamtoken/teamtoken/internal/requestid"
 	"github.com/teamtoken/teamtoken/internal/telemetry"
@@ -103,7 +104,7 @@ func writeProblem(w http.ResponseWriter, p problem) {
 		body = nil
 	}
 	h := w.Header()
-	h.Set("Content-Type", mediaType)
+	h.Set("Content-Type", jsonapi.MediaType)
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	if p.status == http.StatusUnauthorized {
 		h.Set("WWW-Authenticate", "Bearer")

@@ -114,7 +114,7 @@ func (k *call) logAttempt(ctx context.Context) error {
 
 // applied is the outcome of a change that went well, for the audit: a caller knows it by
 // there being no error.
-const applied reason.Outcome = "applied"
+const applied = reason.Applied
 
 // logOutcome has the audit say what the caller is about to be told.
 func (k *call) logOutcome(resp any, err error, d time.Duration) {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"net"
 	"net/netip"
-	"strings"
 
 	"github.com/fullstorydev/grpchan/inprocgrpc"
 	"google.golang.org/grpc/metadata"
@@ -80,17 +79,10 @@ const maxCredential = 4096
 
 // bearer is the one well-formed credential of the call, if there is one.
 func bearer(p caller.Presented) (secret.Text, bool) {
-	const scheme = "bearer "
 	sent := p.Header("authorization")
-	if len(sent) != 1 || len(sent[0]) <= len(scheme) || len(sent[0]) > maxCredential ||
-		!strings.EqualFold(sent[0][:len(scheme)], scheme) {
+	if len(sent) != 1 || len(sent[0]) > maxCredential {
 		return secret.Text{}, false
 	}
-	token := sent[0][len(scheme):]
-	for i := range len(token) {
-		if token[i] <= ' ' || token[i] > '~' {
-			return secret.Text{}, false
-		}
-	}
-	return secret.New(token), true
+	token, ok := caller.Bearer(sent[0])
+	return secret.New(token), ok && secret.IsWord(token)
 }

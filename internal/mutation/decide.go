@@ -83,7 +83,7 @@ type decision struct {
 }
 
 // ok is the outcome of a change that was carried out with nothing left to deliver.
-const ok reason.Outcome = "applied"
+const ok = reason.Applied
 
 // answer is the situation's, also while resolving.
 func (s situation) answered() answer {

@@ -29,7 +29,7 @@ func (e *Engine) detach(ctx context.Context, op Operation, key Key) (Result, err
 	done := make(chan ending, 1)
 	var claimed atomic.Bool // by the operation that ends, or by the caller that leaves: whoever is first
 	releaseSlot := calls.From(ctx).Retain()
-	e.running.Go(func() {
+	e.work(func() {
 		made, err := e.safely(ctx, op, key)
 		releaseSlot() // before the caller is answered, who may call again at once
 		if claimed.CompareAndSwap(false, true) {
@@ -57,6 +57,37 @@ func (e *Engine) detach(ctx context.Context, op Operation, key Key) (Result, err
 	}
 	return Result{}, &reason.Error{
 		Reason: teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_TIMEOUT, Outcome: reason.Unknown, Cause: ctx.Err(),
+	}
+}
+
+// maxWorkers goroutines are kept for changes. Their stacks have grown to what a request
+// upstream needs, which costs a new goroutine a fourteenth of the whole call.
+const maxWorkers = 64
+
+// startWorkers starts the goroutines that are kept, until Drain has ended.
+func (e *Engine) startWorkers() {
+	for range maxWorkers {
+		go func() {
+			for {
+				select {
+				case task := <-e.tasks:
+					task()
+				case <-e.background.Done():
+					return
+				}
+			}
+		}()
+	}
+}
+
+// work runs a task on a goroutine that is kept and free, or else on a new one.
+func (e *Engine) work(task func()) {
+	e.running.Add(1)
+	counted := func() { defer e.running.Done(); task() }
+	select {
+	case e.tasks <- counted:
+	default:
+		go counted()
 	}
 }
 

@@ -68,6 +68,7 @@ type Engine struct {
 	running    sync.WaitGroup // changes, and what is done for them in the background
 	aborted    chan struct{}  // closed when callers are to wait no longer
 	abort      func()
+	tasks      chan func()
 	background context.Context //nolint:containedctx // of what nobody waits for
 	stop       func()
 
@@ -79,11 +80,12 @@ type Engine struct {
 func New(u Upstream, o Options, log *slog.Logger) *Engine {
 	e := &Engine{
 		upstream: u, options: o, store: o.Store, budget: o.Budget, log: log, credentials: newCredentials(), replica: state.NewOwner(),
-		aborted: make(chan struct{}),
+		aborted: make(chan struct{}), tasks: make(chan func()),
 	}
 	e.abort = sync.OnceFunc(func() { close(e.aborted) })
 	e.background, e.stop = context.WithCancel(context.Background())
 	e.status.Store(&state.ClusterStatus{Replicas: 1})
+	e.startWorkers()
 	return e
 }
 

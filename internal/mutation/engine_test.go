@@ -85,7 +85,7 @@ func newWorld(t *testing.T, open func(w *world) state.Store) *world {
 	transport := upstream.NewTransport(nil)
 	w.client = must(upstream.New(upstream.Options{
 		Address: address, Transport: func() http.RoundTripper { return transport }, Timeout: 2 * time.Second,
-		Credential: upstream.FixedCredential{Text: w.sim.UserToken()}, Pacer: w.limit,
+		Credential: upstream.FixedCredential{Text: w.sim.UserToken()}, Pacer: w.limit, Observe: func(context.Context, upstream.Attempt) {},
 	}))
 	return w
 }
@@ -126,9 +126,11 @@ func (w *world) engineOf(u mutation.Upstream, store state.Store) *mutation.Engin
 var team = must(upstream.ParseTeamID(simulator.SeedTeam))
 
 func generating() mutation.Operation { return mutation.Operation{Kind: mutation.Generate, Team: team} }
+
 func creating() mutation.Operation {
 	return mutation.Operation{Kind: mutation.Create, Team: team, Description: "ci"}
 }
+
 func deleting() mutation.Operation { return mutation.Operation{Kind: mutation.Delete, Team: team} }
 
 // key is the idempotency key of a request; "" is none.

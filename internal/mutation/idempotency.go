@@ -105,7 +105,7 @@ type storedResult struct {
 
 // sealResult is a result as it is kept. What can't be sealed is not kept.
 func (e *Engine) sealResult(ctx context.Context, op Operation, key Key, made Result) []byte {
-	text, err := json.Marshal(storedResult{made.Token, made.Secret.Reveal()})
+	text, err := json.Marshal(storedResult{made.Token, made.Secret.Reveal()}) //nolint:gosec // to be sealed in the next step
 	var sealed []byte
 	if err == nil {
 		sealed, err = e.options.Keys().Seal(secret.New(string(text)), associatedData(op, key))

@@ -147,10 +147,10 @@ func (e *Engine) inquire(ctx context.Context, d state.InDoubtOperation, credenti
 
 // resolvedRelease is how the lock of a resolved operation is released.
 func resolvedRelease(d decision, o observation) state.Release {
-	switch {
-	case d.do == hold:
+	switch d.do {
+	case hold:
 		return state.Release{InDoubt: true, CurrentTokenID: state.Unchanged}
-	case d.do == giveUp:
+	case giveUp:
 		return state.Release{Record: d.record} // nor is it known which token the team has
 	}
 	r := state.Release{CurrentTokenID: cmp.Or(o.current, state.Unchanged), Record: d.record}

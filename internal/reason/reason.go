@@ -38,6 +38,7 @@ const (
 	NotApplied         Outcome = "not_applied"
 	AppliedUndelivered Outcome = "applied_undelivered"
 	Unknown            Outcome = "unknown"
+	Applied            Outcome = "applied" // of no error: the audit has it
 )
 
 type row struct {

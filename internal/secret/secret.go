@@ -10,9 +10,11 @@ import (
 	"crypto/subtle"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"strings"
 )
 
 // Redacted is what every form of printing shows instead of the secret.
@@ -74,10 +76,6 @@ func (t Text) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
 // UnmarshalJSON takes a JSON string or null, so that a decoder never holds the
 // secret in any other field. Its error says nothing of the input.
 func (t *Text) UnmarshalJSON(b []byte) error {
-	if plain(b) {
-		*t = New(string(b[1 : len(b)-1]))
-		return nil
-	}
 	var s *string
 	if json.Unmarshal(b, &s) != nil {
 		return errNotString
@@ -89,18 +87,9 @@ func (t *Text) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// plain reports whether b is a JSON string that says what it means: printable
-// ASCII, nothing escaped. Every token is.
-func plain(b []byte) bool {
-	if len(b) < 2 || b[0] != '"' || b[len(b)-1] != '"' {
-		return false
-	}
-	for _, c := range b[1 : len(b)-1] {
-		if c < ' ' || c > '~' || c == '"' || c == '\\' {
-			return false
-		}
-	}
-	return true
-}
+var errNotString = errors.New("secret: not a JSON string")
 
-var errNotString = fmt.Errorf("secret: not a JSON string")
+// IsWord reports whether s can be a credential in a header: one word of printable ASCII.
+func IsWord(s string) bool {
+	return s != "" && !strings.ContainsFunc(s, func(c rune) bool { return c <= ' ' || c > '~' })
+}

@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"strings"
 	"time"
+
+	"github.com/teamtoken/teamtoken/internal/jsonapi"
 )
 
 // A call is a request that is being carried out. The simulator is locked while
@@ -217,7 +219,7 @@ func (s *Simulator) delete(t *token) answer {
 
 func (s *Simulator) listOrganizations(*call) answer {
 	attributes := map[string]any{"name": Organization}
-	return document(http.StatusOK, map[string]any{"data": []object{{Organization, "organizations", attributes, nil}}})
+	return about(http.StatusOK, []jsonapi.Resource[any]{{ID: Organization, Type: jsonapi.Organizations, Attributes: attributes}})
 }
 
 func (s *Simulator) readOrganization(c *call) answer {
@@ -225,7 +227,7 @@ func (s *Simulator) readOrganization(c *call) answer {
 		return refusal(http.StatusNotFound)
 	}
 	attributes := map[string]any{"name": Organization}
-	return document(http.StatusOK, envelope{object{Organization, "organizations", attributes, nil}})
+	return about(http.StatusOK, jsonapi.Resource[any]{ID: Organization, Type: jsonapi.Organizations, Attributes: attributes})
 }
 
 // readAccount answers for a team or an organization as the vendor does: with
@@ -233,7 +235,7 @@ func (s *Simulator) readOrganization(c *call) answer {
 func (s *Simulator) readAccount(c *call) answer {
 	holder := c.caller.holder
 	attributes := map[string]any{"username": holder.ID, "is-service-account": holder.Type != "users"}
-	return document(http.StatusOK, envelope{object{holder.ID, "users", attributes, nil}})
+	return about(http.StatusOK, jsonapi.Resource[any]{ID: holder.ID, Type: jsonapi.Users, Attributes: attributes})
 }
 
 func (s *Simulator) ping(*call) answer {

@@ -7,6 +7,10 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	strictjson "github.com/go-jose/go-jose/v4/json"
+
+	"github.com/teamtoken/teamtoken/internal/jsonapi"
 )
 
 // An answer, whole and not yet sent.
@@ -38,66 +42,31 @@ func (a answer) sendUpTo(w http.ResponseWriter, n int) {
 	}
 }
 
-const mediaType = "application/vnd.api+json"
-
 // document answers with JSON.
 func document(status int, content any) answer {
 	body, err := json.Marshal(content)
 	if err != nil {
 		panic(err) // the package's own types
 	}
-	return answer{status, http.Header{"Content-Type": {mediaType}}, body}
-}
-
-// The member order of these types is that of the vendor's samples.
-type envelope struct {
-	Data object `json:"data"`
-}
-
-type object struct {
-	ID            string         `json:"id"`
-	Type          string         `json:"type"`
-	Attributes    any            `json:"attributes"`
-	Relationships *relationships `json:"relationships,omitempty"`
-}
-
-type tokenAttributes struct {
-	CreatedAt   string  `json:"created-at"`
-	LastUsedAt  *string `json:"last-used-at"`
-	ExpiredAt   *string `json:"expired-at"`
-	Description *string `json:"description"`
-	Token       *string `json:"token"`
-}
-
-type relationships struct {
-	Team      *relationship `json:"team,omitempty"`
-	CreatedBy relationship  `json:"created-by"`
-}
-
-type relationship struct {
-	Data party `json:"data"`
+	return answer{status, http.Header{"Content-Type": {jsonapi.MediaType}}, body}
 }
 
 // object describes a token, without its secret.
-func (t *token) object() object {
-	attributes := tokenAttributes{
-		CreatedAt:   *date(&t.createdAt),
-		LastUsedAt:  date(t.lastUsedAt),
-		ExpiredAt:   date(t.expiredAt),
-		Description: t.description,
-	}
-	related := relationships{CreatedBy: relationship{t.createdBy}}
+func (t *token) object() jsonapi.Resource[jsonapi.Token] {
+	related := jsonapi.Relationships{CreatedBy: jsonapi.Relation{Data: t.createdBy}}
 	if t.team != nil {
-		related.Team = &relationship{party{t.team.ID, "teams"}}
+		related.Team.Data = party{ID: t.team.ID, Type: jsonapi.Teams}
 	}
-	return object{t.id, "authentication-tokens", attributes, &related}
+	return jsonapi.Resource[jsonapi.Token]{ID: t.id, Type: jsonapi.Tokens, Relationships: related, Attributes: jsonapi.Token{
+		CreatedAt: date(&t.createdAt), LastUsedAt: date(t.lastUsedAt), ExpiredAt: date(t.expiredAt), Description: t.description,
+	}}
 }
 
 func date(t *time.Time) *string {
 	if t == nil {
 		return nil
 	}
-	return new(t.Format("2006-01-02T15:04:05.000Z"))
+	return jsonapi.Date(milliseconds(*t))
 }
 
 // show answers with a token's document. The secret is in it only if the token
@@ -105,11 +74,14 @@ func date(t *time.Time) *string {
 func show(status int, t *token) answer {
 	o := t.object()
 	if status == http.StatusCreated {
-		attributes := o.Attributes.(tokenAttributes)
-		attributes.Token = new(t.secret.Reveal())
-		o.Attributes = attributes
+		o.Attributes.Token = new(t.secret.Reveal())
 	}
-	return document(status, envelope{o})
+	return about(status, o)
+}
+
+// about answers with a document about one thing.
+func about(status int, data any) answer {
+	return document(status, jsonapi.Document[any]{Data: data})
 }
 
 type failure struct {
@@ -129,7 +101,7 @@ func refusal(status int) answer {
 	switch {
 	case status == http.StatusTooManyRequests: // verbatim: a number here, and only here
 		body := `{"errors":[{"detail":"You have exceeded the API's rate limit.","status":429,"title":"Too many requests"}]}`
-		return answer{status, http.Header{"Content-Type": {mediaType}}, []byte(body)}
+		return answer{status, http.Header{"Content-Type": {jsonapi.MediaType}}, []byte(body)}
 	case status >= 500:
 		heading := strconv.Itoa(status) + " " + text
 		body := "<html><head><title>" + heading + "</title></head><body><h1>" + heading + "</h1></body></html>\n"
@@ -165,25 +137,27 @@ type wanted struct {
 }
 
 // parse reads the body of a request for a token. Members have to be spelled
-// exactly; those that it does not know it ignores.
+// exactly, and stand once; those that it does not know it ignores.
 func parse(body []byte) (asked wanted, err error) {
-	var document, data, attributes members
-	var kind string
-	var expiredAt *string
-	if json.Unmarshal(body, &document) != nil ||
-		document.decode("data", &data) != nil || data == nil ||
-		data.decode("type", &kind) != nil ||
-		data.decode("attributes", &attributes) != nil ||
-		attributes.decode("description", &asked.description) != nil ||
-		attributes.decode("expired-at", &expiredAt) != nil {
+	var document struct {
+		Data *struct {
+			Type       string `json:"type"`
+			Attributes struct {
+				Description *string `json:"description"`
+				ExpiredAt   *string `json:"expired-at"`
+			} `json:"attributes"`
+		} `json:"data"`
+	}
+	if strictjson.Unmarshal(body, &document) != nil || document.Data == nil {
 		return wanted{}, errMalformed
 	}
-	switch kind {
-	case "", "authentication-token", "authentication-tokens":
+	asked.description = document.Data.Attributes.Description
+	switch document.Data.Type {
+	case "", jsonapi.LegacyToken, jsonapi.Tokens:
 	default:
 		return wanted{}, errMalformed
 	}
-	if expiredAt != nil {
+	if expiredAt := document.Data.Attributes.ExpiredAt; expiredAt != nil {
 		at, err := time.Parse(time.RFC3339, *expiredAt)
 		if err != nil {
 			return wanted{}, errInvalid("Expired at is not an ISO 8601 date and time")
@@ -191,15 +165,4 @@ func parse(body []byte) (asked wanted, err error) {
 		asked.expiredAt = &at
 	}
 	return asked, nil
-}
-
-// members is a JSON object, not yet looked into.
-type members map[string]json.RawMessage
-
-// decode decodes one member. One that is absent leaves into as it was.
-func (m members) decode(name string, into any) error {
-	if raw, ok := m[name]; ok {
-		return json.Unmarshal(raw, into)
-	}
-	return nil
 }

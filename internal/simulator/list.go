@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/teamtoken/teamtoken/internal/jsonapi"
 )
 
 // sorts are the orders of a list. A token without the date sorts last.
@@ -44,33 +46,6 @@ var statuses = map[string]func(t *token, now time.Time) bool{
 
 func (t *token) expiresWithin(now time.Time, d time.Duration) bool {
 	return t.expiredAt != nil && !t.expired(now) && !t.expiredAt.After(now.Add(d))
-}
-
-type tokenList struct {
-	Data  []object `json:"data"`
-	Links links    `json:"links"`
-	Meta  meta     `json:"meta"`
-}
-
-type links struct {
-	Self  string  `json:"self"`
-	First string  `json:"first"`
-	Prev  *string `json:"prev"`
-	Next  *string `json:"next"`
-	Last  string  `json:"last"`
-}
-
-type meta struct {
-	Pagination pagination `json:"pagination"`
-}
-
-type pagination struct {
-	CurrentPage int  `json:"current-page"`
-	PageSize    int  `json:"page-size"`
-	PrevPage    *int `json:"prev-page"`
-	NextPage    *int `json:"next-page"`
-	TotalPages  int  `json:"total-pages"` // at least 1
-	TotalCount  int  `json:"total-count"`
 }
 
 // list answers with the teams' tokens that exist, the expired among them, those
@@ -115,10 +90,8 @@ func (s *Simulator) list(c *call) answer {
 	})
 
 	number, size := atLeastOne(query.Get("page[number]"), 1), min(atLeastOne(query.Get("page[size]"), 20), 100)
-	page := paginate(number, size, len(found))
-	list := tokenList{Data: []object{}, Links: page.links(c), Meta: meta{page}}
-	if number <= page.TotalPages {
-		start := (number - 1) * size
+	list := jsonapi.NewList(number, size, len(found), number*size < len(found), func(number int) string { return c.page(number, size) })
+	if start := (number - 1) * size; start < len(found) {
 		for _, t := range found[start:min(start+size, len(found))] {
 			list.Data = append(list.Data, t.object())
 		}
@@ -133,36 +106,15 @@ func atLeastOne(text string, otherwise int) int {
 	return otherwise
 }
 
-func paginate(number, size, count int) pagination {
-	p := pagination{CurrentPage: number, PageSize: size, TotalPages: max(1, (count+size-1)/size), TotalCount: count}
-	if number > 1 {
-		p.PrevPage = new(number - 1)
+// page is the call's own address, for another page.
+func (c *call) page(number, size int) string {
+	u := url.URL{Scheme: "http", Host: c.Host, Path: c.URL.Path}
+	if c.TLS != nil {
+		u.Scheme = "https"
 	}
-	if number < p.TotalPages {
-		p.NextPage = new(number + 1)
-	}
-	return p
-}
-
-// links repeat the query of the call, with other pages.
-func (p pagination) links(c *call) links {
-	to := func(number int) string {
-		u := url.URL{Scheme: "http", Host: c.Host, Path: c.URL.Path}
-		if c.TLS != nil {
-			u.Scheme = "https"
-		}
-		query := c.URL.Query()
-		query.Set("page[number]", strconv.Itoa(number))
-		query.Set("page[size]", strconv.Itoa(p.PageSize))
-		u.RawQuery = query.Encode()
-		return u.String()
-	}
-	l := links{Self: to(p.CurrentPage), First: to(1), Last: to(p.TotalPages)}
-	if p.PrevPage != nil {
-		l.Prev = new(to(*p.PrevPage))
-	}
-	if p.NextPage != nil {
-		l.Next = new(to(*p.NextPage))
-	}
-	return l
+	query := c.URL.Query()
+	query.Set("page[number]", strconv.Itoa(number))
+	query.Set("page[size]", strconv.Itoa(size))
+	u.RawQuery = query.Encode()
+	return u.String()
 }

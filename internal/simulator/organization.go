@@ -4,8 +4,10 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"fmt"
+	"math/big"
 	"time"
 
+	"github.com/teamtoken/teamtoken/internal/jsonapi"
 	"github.com/teamtoken/teamtoken/internal/secret"
 )
 
@@ -61,11 +63,8 @@ type team struct {
 	named  map[string]*token // by description
 }
 
-// A party is whoever may hold a token, in the form of a JSON:API reference.
-type party struct {
-	ID   string `json:"id"`
-	Type string `json:"type"` // users, teams or organizations
-}
+// A party is whoever may hold a token: a user, a team or an organization.
+type party = jsonapi.Identifier
 
 type token struct {
 	id          string
@@ -95,10 +94,10 @@ func newOrganization(now time.Time, more int) *organization {
 		o.teams[id] = &team{Team: Team{id, fmt.Sprintf("another-%d", i)}, named: map[string]*token{}}
 	}
 	owners := &team{Team: Team{"team-6p5jTwJQXwqZBncC", "owners"}}
-	user := party{"user-62goNpx1ThQf689e", "users"} // the vendor's sample's
-	self := party{Organization, "organizations"}
+	user := party{ID: "user-62goNpx1ThQf689e", Type: jsonapi.Users} // the vendor's sample's
+	self := party{ID: Organization, Type: jsonapi.Organizations}
 
-	o.owners = &token{holder: party{owners.ID, "teams"}, createdBy: user, team: owners}
+	o.owners = &token{holder: party{ID: owners.ID, Type: jsonapi.Teams}, createdBy: user, team: owners}
 	o.user = &token{holder: user, createdBy: user}
 	o.self = &token{holder: self, createdBy: user}
 	owners.legacy = o.owners
@@ -122,7 +121,7 @@ func (o *organization) issue(t *token, now time.Time) {
 // team's legacy token, which is revoked.
 func (o *organization) mint(of *team, by *token, description *string, expiredAt *time.Time, now time.Time) *token {
 	t := &token{
-		holder:      party{of.ID, "teams"},
+		holder:      party{ID: of.ID, Type: jsonapi.Teams},
 		createdBy:   by.holder,
 		team:        of,
 		description: description,
@@ -192,18 +191,10 @@ func milliseconds(t time.Time) time.Time { return t.UTC().Truncate(time.Millisec
 // alphanumerics returns n random characters.
 func alphanumerics(n int) string {
 	const alphabet = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-	const fair = 256 - 256%len(alphabet) // bytes from here on would favour the alphabet's first letters
-	text := make([]byte, 0, n)
-	random := make([]byte, n)
-	for {
-		_, _ = rand.Read(random) // never fails
-		for _, b := range random {
-			if len(text) == n {
-				return string(text)
-			}
-			if int(b) < fair {
-				text = append(text, alphabet[int(b)%len(alphabet)])
-			}
-		}
+	text := make([]byte, n)
+	for i := range text {
+		at, _ := rand.Int(rand.Reader, big.NewInt(int64(len(alphabet)))) // never fails
+		text[i] = alphabet[at.Int64()]
 	}
+	return string(text)
 }

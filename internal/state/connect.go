@@ -160,9 +160,3 @@ func (r *Redis) suspect(ctx context.Context) (answered func(error)) {
 		}
 	}
 }
-
-// CheckURL is an error if OpenRedis would not take the URL.
-func CheckURL(text secret.Text) error {
-	_, err := options(text)
-	return err
-}

@@ -83,7 +83,7 @@ func clientOf(t *testing.T, address string) *upstream.Client {
 	t.Helper()
 	transport := upstream.NewTransport(nil)
 	t.Cleanup(transport.CloseIdleConnections)
-	client, err := upstream.New(upstream.Options{
+	client, err := newClient(upstream.Options{
 		Address: address, Credential: upstream.FixedCredential{Text: secret.New("credential")}, Timeout: 30 * time.Second,
 		Transport: func() http.RoundTripper { return transport },
 	})
@@ -229,7 +229,7 @@ func TestCompressedOverHTTP2(t *testing.T) {
 	defer server.Close()
 	transport := upstream.NewTransport(server.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs)
 	defer transport.CloseIdleConnections()
-	client, err := upstream.New(upstream.Options{
+	client, err := newClient(upstream.Options{
 		Address: server.URL, Credential: upstream.FixedCredential{Text: secret.New("credential")}, Timeout: 30 * time.Second,
 		Transport: func() http.RoundTripper { return transport },
 	})
@@ -263,7 +263,7 @@ func TestAPanicDoesNotKeepTheCircuitOpen(t *testing.T) {
 			}
 			return &http.Response{StatusCode: http.StatusNoContent, Header: http.Header{}, Body: http.NoBody}, nil
 		})
-		client, err := upstream.New(upstream.Options{
+		client, err := newClient(upstream.Options{
 			Address: "http://127.0.0.1:1", Credential: upstream.FixedCredential{Text: secret.New("credential")}, Timeout: 30 * time.Second,
 			Transport: func() http.RoundTripper { return transport },
 		})

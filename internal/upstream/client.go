@@ -1,16 +1,9 @@
 package upstream
 
 import (
-	"bytes"
-	"cmp"
 	"context"
-	"errors"
 	"fmt"
-	"io"
-	"math/rand/v2"
-	"net"
 	"net/http"
-	"net/http/httptrace"
 	"net/url"
 	"strconv"
 	"strings"
@@ -20,12 +13,10 @@ import (
 	"github.com/sony/gobreaker/v2"
 	"go.opentelemetry.io/otel/trace"
 
-	"github.com/teamtoken/teamtoken/internal/calls"
-	"github.com/teamtoken/teamtoken/internal/requestid"
 	"github.com/teamtoken/teamtoken/internal/secret"
 )
 
-// Options is what a Client needs. Address, Transport and Timeout must be set.
+// Options is what a Client needs. All but Credential and Tracer must be set.
 type Options struct {
 	// Address is the scheme and host of the upstream, `https://app.terraform.io`.
 	Address string
@@ -39,9 +30,9 @@ type Options struct {
 	Timeout time.Duration
 	// UserAgent names this program and its version.
 	UserAgent string
-	// Observe, if set, is told of every request that ended, with its call's context.
+	// Observe is told of every request that ended, with its call's context.
 	Observe func(context.Context, Attempt)
-	// Pacer, if set, says when each request may be sent.
+	// Pacer says when each request may be sent.
 	Pacer Pacer
 	// Tracer, if set, makes a span of each request, which the upstream is told of.
 	Tracer trace.Tracer
@@ -59,13 +50,6 @@ type Pacer interface {
 	// Pause is told for how long the upstream takes none.
 	Pause(ctx context.Context, d time.Duration)
 }
-
-// unpaced sends every request at once.
-type unpaced struct{}
-
-func (unpaced) Permit(context.Context, bool) *Error  { return nil }
-func (unpaced) Learn(context.Context, float64)       {}
-func (unpaced) Pause(context.Context, time.Duration) {}
 
 // Credential is a bearer secret that may be rotated while it is in use.
 type Credential interface {
@@ -100,12 +84,6 @@ func New(o Options) (*Client, error) {
 	base, err := url.Parse(o.Address)
 	if err != nil || base.Host == "" || (base.Scheme != "https" && base.Scheme != "http") {
 		return nil, fmt.Errorf("upstream address %q is not of the form https://HOST", o.Address)
-	}
-	if o.Observe == nil {
-		o.Observe = func(context.Context, Attempt) {}
-	}
-	if o.Pacer == nil {
-		o.Pacer = unpaced{}
 	}
 	return &Client{options: o, base: url.URL{Scheme: base.Scheme, Host: base.Host}, circuit: newCircuit()}, nil
 }
@@ -303,356 +281,3 @@ const (
 
 func teamPath(team TeamID) string { return "/api/v2/teams/" + team.id + "/authentication-token" }
 func tokenPath(id TokenID) string { return "/api/v2/authentication-tokens/" + id.id }
-
-// request is one call, before it is sent any number of times.
-type request struct {
-	method, template, path, query string
-	body                          []byte
-	mutates                       bool
-	optional                      bool  // not every upstream has the endpoint
-	limit                         int64 // bytes of the answer; 0 for a token's
-}
-
-// answer is a 2xx.
-type answer struct {
-	status    int
-	requestID string
-	date      time.Time // by the upstream's clock, to the second; zero if it did not say
-	body      []byte
-	cut       error // why body may not be all that was sent; of a new token alone
-}
-
-func (a answer) invalid(cause error) *Error {
-	return &Error{Kind: ResponseInvalid, Status: a.status, RequestID: a.requestID, Cause: cause}
-}
-
-// A read that failed on the way is sent at most this often, with these pauses.
-const (
-	readAttempts = 4
-	readPause    = 50 * time.Millisecond // doubled each time
-)
-
-// ratePause is the least wait after a 429, doubled each time up to 3.2 s: a reset
-// of 0 that comes again and again would have one call send hundreds a second.
-const ratePause = 50 * time.Millisecond
-
-// call sends r until it is answered or may not be sent again.
-func (c *Client) call(ctx context.Context, r request) (answer, error) {
-	refreshed := false
-	for sent := 1; ; sent++ {
-		used := c.credential(ctx)
-		a, err := c.attempt(ctx, r, used, sent)
-		if err == nil {
-			return a, nil
-		}
-		switch {
-		case err.Kind == RateLimited:
-			if err.Status == 0 { // the pacer's
-				return a, err
-			}
-			err.Wait = max(err.Wait, ratePause<<min(sent-1, 6))
-			c.options.Pacer.Pause(ctx, err.Wait)
-			if SendFrom(ctx).NoWait || !pause(ctx, err.Wait+jitter(err.Wait)) {
-				return a, err
-			}
-		case err.Kind == Unauthorized && !refreshed && c.rotated(ctx, used):
-			refreshed = true
-		case !r.mutates && (err.Kind == Lost || err.Kind == Unreachable):
-			if errors.Is(err.Cause, errOpen) || sent >= readAttempts || !pause(ctx, readPause<<(sent-1)) {
-				err.Kind = Unreachable
-				return a, err
-			}
-		default:
-			return a, err
-		}
-	}
-}
-
-// credential is what the next request goes out with: the caller's own, or the
-// service's.
-func (c *Client) credential(ctx context.Context) secret.Text {
-	s := calls.From(ctx).Credential
-	if s.IsZero() && c.options.Credential != nil {
-		s = c.options.Credential.Get()
-	}
-	return s
-}
-
-// rotated looks whether the service's own credential is another by now than the
-// one used. What Refresh reports will not do: of all the calls that were under
-// way, it is news to the first alone.
-func (c *Client) rotated(ctx context.Context, used secret.Text) bool {
-	if !calls.From(ctx).Credential.IsZero() || c.options.Credential == nil {
-		return false
-	}
-	c.options.Credential.Refresh()
-	return !c.options.Credential.Get().Equal(used)
-}
-
-// pause waits, and reports false at once if the wait does not fit into ctx.
-func pause(ctx context.Context, wait time.Duration) bool {
-	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= wait {
-		return false
-	}
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
-
-// jitter keeps all who wait for one reset from coming back in one moment.
-func jitter(wait time.Duration) time.Duration {
-	return rand.N(wait/10 + time.Millisecond) //nolint:gosec // no secret depends on it
-}
-
-// attempt sends r once, when it may be, for the n-th time.
-func (c *Client) attempt(ctx context.Context, r request, credential secret.Text, n int) (answer, *Error) {
-	if c.CircuitOpen() {
-		return answer{}, &Error{Kind: Unreachable, Cause: errOpen}
-	}
-	if err := c.options.Pacer.Permit(ctx, r.mutates); err != nil {
-		return answer{}, err
-	}
-	tell, open := c.circuit.Allow()
-	if open != nil {
-		return answer{}, &Error{Kind: Unreachable, Cause: errOpen}
-	}
-	news := errPanic
-	defer func() { tell(news) }() // also of a panic: a half-open circuit would wait for this result for ever
-	ctx, span := c.span(ctx, r, n)
-	start := time.Now()
-	a, err := c.exchange(ctx, r, credential)
-	switch {
-	case err == nil, err.Kind != Unreachable:
-		news = nil
-	case ctx.Err() != nil: // it was the caller who did not wait
-		news = errNoNews
-	default:
-		news = err
-	}
-	ended := Attempt{Method: r.method, Template: r.template, Status: a.status, RequestID: a.requestID, Duration: time.Since(start)}
-	ended.Host, ended.Port = c.Server()
-	if err != nil {
-		ended.Failure, ended.Status, ended.RequestID = err.Kind.String(), err.Status, err.RequestID
-	}
-	c.options.Observe(ctx, ended)
-	endSpan(span, ended)
-	return a, err
-}
-
-func (c *Client) exchange(ctx context.Context, r request, credential secret.Text) (answer, *Error) {
-	if err := ctx.Err(); err != nil {
-		return answer{}, &Error{Kind: Unreachable, Cause: err}
-	}
-	progress := &progress{}
-	parent := ctx
-	if r.mutates {
-		parent = context.WithoutCancel(ctx)
-	}
-	attempt, cancel := context.WithTimeout(parent, c.options.Timeout)
-	defer cancel()
-	if r.mutates { // the caller may leave while there is no connection, and not after that
-		defer context.AfterFunc(ctx, func() {
-			if !progress.connected.Load() {
-				cancel()
-			}
-		})()
-	}
-
-	req := c.httpRequest(progress.trace(attempt), r, credential)
-	if lease := SendFrom(ctx).Lease; lease != nil && r.mutates {
-		defer closing(lease.Done(), cancel)()
-		if err := lease.Err(); err != nil { // at the last moment that there is
-			return answer{}, &Error{Kind: Unreachable, Cause: err}
-		}
-	}
-	resp, err := c.options.Transport().RoundTrip(req)
-	if err != nil {
-		return answer{}, progress.failure(attempt, err)
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode == http.StatusSwitchingProtocols {
-		// The transport has let go of this connection: no deadline would end a read.
-		return answer{}, &Error{Kind: Lost, Status: resp.StatusCode}
-	}
-	body, err := readBody(resp, cmp.Or(r.limit, maxBody))
-	e := &Error{Status: resp.StatusCode, Cause: harmless(err)}
-	if id := resp.Header.Get(requestid.Header); requestid.Valid(id) {
-		e.RequestID = id
-	}
-	ok := resp.StatusCode >= 200 && resp.StatusCode < 300
-	if limit, err := strconv.ParseFloat(resp.Header.Get("X-RateLimit-Limit"), 64); ok && err == nil {
-		c.options.Pacer.Learn(ctx, limit)
-	}
-	switch {
-	case !ok:
-		e.Kind = kindOf(resp.StatusCode)
-		switch {
-		case e.Kind == RateLimited:
-			e.Wait = waitOf(resp.Header, time.Now())
-		case e.Kind == Rejected && descriptionTaken(body):
-			e.Kind = DescriptionTaken
-		case r.optional && unrouted(resp):
-			e.Kind = Unavailable
-		}
-		return answer{}, e
-	case r.method == http.MethodDelete: // of which the status says all
-		if resp.StatusCode == http.StatusAccepted { // it may still be carried out, or not
-			e.Kind = Lost
-			return answer{}, e
-		}
-	case err != nil && !r.mutates:
-		e.Kind = Lost
-		if errors.Is(err, errTooLong) || errors.Is(err, errCoding) {
-			e.Kind = ResponseInvalid
-		}
-		return answer{}, e
-	}
-	a := answer{status: e.Status, requestID: e.RequestID, body: body, cut: e.Cause}
-	if !r.mutates {
-		a.date, _ = http.ParseTime(resp.Header.Get("Date")) // else zero
-	}
-	return a, nil
-}
-
-// closing has then called when done is closed, until stop is called.
-func closing(done <-chan struct{}, then func()) (stop func()) {
-	stopped := make(chan struct{})
-	go func() {
-		select {
-		case <-done:
-			then()
-		case <-stopped:
-		}
-	}()
-	return func() { close(stopped) }
-}
-
-// unrouted reports whether an answer is a router's own, which knows no such
-// path: where the API itself says 404, it says so in its own media type.
-func unrouted(resp *http.Response) bool {
-	switch resp.StatusCode {
-	case http.StatusNotImplemented, http.StatusMethodNotAllowed:
-		return true
-	case http.StatusNotFound:
-		return !strings.Contains(strings.ToLower(resp.Header.Get("Content-Type")), "json")
-	default:
-		return false
-	}
-}
-
-func (c *Client) httpRequest(ctx context.Context, r request, credential secret.Text) *http.Request {
-	u := c.base
-	u.Path, u.RawQuery = r.path, r.query
-	req := (&http.Request{
-		Method: r.method,
-		URL:    &u,
-		Host:   u.Host,
-		Proto:  "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Header: make(http.Header, 6),
-	}).WithContext(ctx)
-	if r.body != nil {
-		req.ContentLength = int64(len(r.body))
-		req.Body = io.NopCloser(bytes.NewReader(r.body))
-		// Lets the transport begin again on a new connection where the old one
-		// turns out dead before a byte was written, and only there.
-		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(r.body)), nil }
-		req.Header["Content-Type"] = []string{mediaType}
-	}
-	req.Header["Authorization"] = []string{"Bearer " + credential.Reveal()}
-	req.Header["Accept"] = []string{mediaType}
-	req.Header["Accept-Encoding"] = []string{"identity"} // see plain for those who compress all the same
-	req.Header["User-Agent"] = []string{c.options.UserAgent}
-	if id := calls.From(ctx).RequestID; id != "" {
-		req.Header["X-Request-Id"] = []string{id}
-	}
-	if c.options.Tracer != nil {
-		tell(ctx, req.Header)
-	}
-	return req
-}
-
-// A token's document is shorter than 1 KiB. A list has up to 100 of them.
-const (
-	maxBody     = 64 << 10
-	maxListBody = 512 << 10
-)
-
-// readBody reads at most limit bytes of a document, before and after it is decompressed,
-// and to the end where it can, so that the connection is kept.
-func readBody(resp *http.Response, limit int64) ([]byte, error) {
-	sent, err := readSent(resp, limit)
-	if err != nil && plainText(resp.Header) {
-		return sent, err
-	}
-	if err != nil {
-		return nil, err
-	}
-	return plain(resp.Header, sent, limit)
-}
-
-func readSent(resp *http.Response, limit int64) ([]byte, error) {
-	if resp.ContentLength > limit {
-		return nil, errTooLong
-	}
-	var b bytes.Buffer
-	if resp.ContentLength > 0 {
-		b.Grow(int(resp.ContentLength) + bytes.MinRead)
-	}
-	n, err := b.ReadFrom(io.LimitReader(resp.Body, limit+1))
-	if err == nil && n > limit {
-		err = errTooLong
-	}
-	return b.Bytes(), err
-}
-
-// progress is how far a request got before it failed. The transport may try
-// more than one connection for it. For a change the last one counts, since over
-// HTTP/1.1 it begins again only where not a byte was written.
-type progress struct{ connected, wrote atomic.Bool }
-
-func (p *progress) trace(ctx context.Context) context.Context {
-	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		GetConn:      func(string) { p.connected.Store(false); p.wrote.Store(false) },
-		GotConn:      func(httptrace.GotConnInfo) { p.connected.Store(true) },
-		WroteHeaders: func() { p.wrote.Store(true) },
-	})
-}
-
-// failure tells what the end of a request without an answer means.
-func (p *progress) failure(attempt context.Context, err error) *Error {
-	var timeout net.Error
-	switch {
-	case !p.connected.Load():
-		return &Error{Kind: Unreachable, Cause: err}
-	case attempt.Err() != nil, errors.As(err, &timeout) && timeout.Timeout():
-		// The transport returns without waiting for its writer, so that bytes may
-		// still leave: what it has written so far proves nothing.
-		return &Error{Kind: Timeout, Cause: harmless(err)}
-	case !p.wrote.Load():
-		return &Error{Kind: Unreachable, Cause: harmless(err)}
-	default:
-		return &Error{Kind: Lost, Cause: harmless(err)}
-	}
-}
-
-var errUnreadable = errors.New("unreadable HTTP answer")
-
-// harmless is err where that is about the connection. Other errors of net/http
-// quote what they could not read, which may be a secret.
-func harmless(err error) error {
-	var op *net.OpError
-	switch {
-	case err == nil:
-		return nil
-	case errors.As(err, &op), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, errTooLong), errors.Is(err, errCoding),
-		errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
-		return err
-	default:
-		return errUnreadable
-	}
-}

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/teamtoken/teamtoken/internal/jsonapi"
 	"github.com/teamtoken/teamtoken/internal/secret"
 )
 
@@ -22,11 +23,9 @@ type Token struct {
 	Seen        time.Time // by the upstream's clock, when it was read, to the second; zero if that did not say
 }
 
-// Creator is who made a token. It is zero where the document does not say.
-type Creator struct {
-	ID   string
-	Type string // `users`, `teams` or `organizations`
-}
+// Creator is who made a token, of `users`, `teams` or `organizations`. It is zero where
+// the document does not say.
+type Creator = jsonapi.Identifier
 
 // Page is a part of a list.
 type Page struct {
@@ -36,12 +35,8 @@ type Page struct {
 	Seen   time.Time // as of a Token
 }
 
-// mediaType is JSON:API's.
-const mediaType = "application/vnd.api+json"
-
-// typeOfTokens is the `type` of the token documents.
-const typeOfTokens = "authentication-tokens"
-
+// resource is a token, as it is read: with what is used of it, so that the rest may be
+// whatever it likes.
 type resource struct {
 	ID         string `json:"id"`
 	Attributes struct {
@@ -51,17 +46,7 @@ type resource struct {
 		Description *string     `json:"description"`
 		Token       secret.Text `json:"token"`
 	} `json:"attributes"`
-	Relationships struct {
-		Team      relation `json:"team"`
-		CreatedBy relation `json:"created-by"`
-	} `json:"relationships"`
-}
-
-type relation struct {
-	Data struct {
-		ID   string `json:"id"`
-		Type string `json:"type"`
-	} `json:"data"`
+	Relationships jsonapi.Relationships `json:"relationships"`
 }
 
 // timestamp is an RFC 3339 time. Null, the year 1 and anything that is no time
@@ -102,7 +87,7 @@ func (r *resource) token() (Token, error) {
 		CreatedAt:   r.Attributes.CreatedAt.Time,
 		LastUsedAt:  r.Attributes.LastUsedAt.Time,
 		ExpiredAt:   r.Attributes.ExpiredAt.Time,
-		CreatedBy:   Creator(r.Relationships.CreatedBy.Data),
+		CreatedBy:   r.Relationships.CreatedBy.Data,
 	}, nil
 }
 
@@ -115,9 +100,7 @@ func decode(body []byte, into any) error {
 
 // decodeToken reads a token document. The secret is empty where it holds none.
 func decodeToken(body []byte) (Token, secret.Text, error) {
-	var doc struct {
-		Data resource `json:"data"`
-	}
+	var doc jsonapi.Document[resource]
 	if decode(body, &doc) != nil {
 		return Token{}, secret.Text{}, errNotDocument
 	}
@@ -201,7 +184,7 @@ func decodeNewToken(body []byte) (Token, secret.Text, error) {
 	if err != nil {
 		return Token{}, secret.Text{}, err
 	}
-	if !usable(s) {
+	if !secret.IsWord(s.Reveal()) || len(s.Reveal()) > maxSecretLength {
 		return Token{}, secret.Text{}, errNoSecret
 	}
 	return t, s, nil
@@ -209,29 +192,13 @@ func decodeNewToken(body []byte) (Token, secret.Text, error) {
 
 const maxSecretLength = 4096
 
-func usable(s secret.Text) bool {
-	v := s.Reveal()
-	for i := range len(v) {
-		if v[i] <= ' ' || v[i] > '~' {
-			return false
-		}
-	}
-	return v != "" && len(v) <= maxSecretLength
-}
-
-// timeFormat is how the API writes times: UTC, to the millisecond.
-const timeFormat = "2006-01-02T15:04:05.000Z"
-
 // encodeRequest is the body that asks for a token: the vendor's clients send the
 // same, and some servers refuse an empty one. A nil description asks for the
 // team's token without one.
 func encodeRequest(description *string, expiredAt time.Time) []byte {
-	if description == nil && expiredAt.IsZero() { // as almost always
-		return []byte(`{"data":{"type":"` + typeOfTokens + `"}}`)
-	}
 	type attributes struct {
 		Description *string `json:"description,omitempty"`
-		ExpiredAt   string  `json:"expired-at,omitempty"`
+		ExpiredAt   *string `json:"expired-at,omitempty"`
 	}
 	var doc struct {
 		Data struct {
@@ -239,10 +206,10 @@ func encodeRequest(description *string, expiredAt time.Time) []byte {
 			Attributes attributes `json:"attributes,omitzero"`
 		} `json:"data"`
 	}
-	doc.Data.Type = typeOfTokens
+	doc.Data.Type = jsonapi.Tokens
 	doc.Data.Attributes.Description = description
 	if !expiredAt.IsZero() {
-		doc.Data.Attributes.ExpiredAt = expiredAt.UTC().Format(timeFormat)
+		doc.Data.Attributes.ExpiredAt = jsonapi.Date(expiredAt.Truncate(time.Millisecond))
 	}
 	b, _ := json.Marshal(doc) // strings alone
 	return b

@@ -24,7 +24,7 @@ func TestA429ThatNamesNoWaitIsWaitedOut(t *testing.T) {
 	defer srv.Close()
 	transport := upstream.NewTransport(nil)
 	defer transport.CloseIdleConnections()
-	client, err := upstream.New(upstream.Options{
+	client, err := newClient(upstream.Options{
 		Address: srv.URL, Timeout: 30 * time.Second, Transport: func() http.RoundTripper { return transport },
 	})
 	if err != nil {

@@ -47,7 +47,7 @@ func TestCallsUnderWayOutliveARotation(t *testing.T) {
 	}
 	transport := upstream.NewTransport(nil)
 	defer transport.CloseIdleConnections()
-	client, err := upstream.New(upstream.Options{
+	client, err := newClient(upstream.Options{
 		Address: srv.URL, Credential: credential, Timeout: 30 * time.Second,
 		Transport: func() http.RoundTripper { return transport },
 	})

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -75,7 +76,7 @@ func (v *Value[T]) Refresh() bool {
 		v.failed(err)
 		return false
 	}
-	if equal(contents, v.contents) {
+	if slices.EqualFunc(contents, v.contents, bytes.Equal) {
 		return false
 	}
 	v.contents = contents
@@ -145,16 +146,4 @@ func readFile(path string) ([]byte, time.Time, error) {
 		return nil, time.Time{}, err
 	}
 	return content, info.ModTime(), nil
-}
-
-func equal(a, b [][]byte) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for i := range a {
-		if !bytes.Equal(a[i], b[i]) {
-			return false
-		}
-	}
-	return true
 }

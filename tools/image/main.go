@@ -13,20 +13,24 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
-	"sort"
 	"strings"
 	"time"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 	"golang.org/x/crypto/x509roots/fallback/bundle"
 )
 
@@ -35,14 +39,6 @@ const (
 	program = "/teamtoken-server"
 	roots   = "/etc/ssl/certs/ca-certificates.crt"
 	user    = "65532:65532" // nobody in particular, and by number, so that Kubernetes can tell that it is not root
-)
-
-// Media types of the OCI image specification, version 1.1.
-const (
-	typeIndex    = "application/vnd.oci.image.index.v1+json"
-	typeManifest = "application/vnd.oci.image.manifest.v1+json"
-	typeConfig   = "application/vnd.oci.image.config.v1+json"
-	typeLayer    = "application/vnd.oci.image.layer.v1.tar+gzip"
 )
 
 func main() {
@@ -63,105 +59,31 @@ func main() {
 	}
 }
 
-// image is what is to be made, and its parts by their digests.
+// image is what is to be made.
 type image struct {
 	version, revision string
 	created           time.Time
-	blobs             map[string][]byte
-}
-
-// descriptor points to a part.
-type descriptor struct {
-	MediaType   string            `json:"mediaType"`
-	Digest      string            `json:"digest"`
-	Size        int               `json:"size"`
-	Platform    *platform         `json:"platform,omitempty"`
-	Annotations map[string]string `json:"annotations,omitempty"`
-}
-
-type platform struct {
-	Architecture string `json:"architecture"`
-	OS           string `json:"os"`
-}
-
-type index struct {
-	SchemaVersion int               `json:"schemaVersion"`
-	MediaType     string            `json:"mediaType"`
-	Manifests     []descriptor      `json:"manifests"`
-	Annotations   map[string]string `json:"annotations,omitempty"`
-}
-
-type manifest struct {
-	SchemaVersion int               `json:"schemaVersion"`
-	MediaType     string            `json:"mediaType"`
-	Config        descriptor        `json:"config"`
-	Layers        []descriptor      `json:"layers"`
-	Annotations   map[string]string `json:"annotations"`
-}
-
-type config struct {
-	Created time.Time `json:"created"`
-	platform
-	Config struct {
-		User         string
-		ExposedPorts map[string]struct{}
-		Env          []string `json:",omitempty"`
-		Entrypoint   []string
-		Labels       map[string]string
-	} `json:"config"`
-	RootFS struct {
-		Type    string   `json:"type"`
-		DiffIDs []string `json:"diff_ids"`
-	} `json:"rootfs"`
-	History []history `json:"history"`
-}
-
-type history struct {
-	Created   time.Time `json:"created"`
-	CreatedBy string    `json:"created_by"`
 }
 
 // write makes an image of each OS/ARCH=PROGRAM, and one archive of all.
 func (i *image) write(out string, programs []string) error {
 	if out == "" || len(programs) == 0 {
-		return fmt.Errorf("say -out FILE and OS/ARCH=PROGRAM")
+		return errors.New("say -out FILE and OS/ARCH=PROGRAM")
 	}
-	i.blobs = make(map[string][]byte)
-	all := index{SchemaVersion: 2, MediaType: typeIndex, Annotations: i.labels()}
+	all := mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
 	for _, arg := range programs {
 		where, file, ok := strings.Cut(arg, "=")
-		system, architecture, known := strings.Cut(where, "/")
-		if !ok || !known {
+		p, err := v1.ParsePlatform(where)
+		if !ok || err != nil || p.Architecture == "" {
 			return fmt.Errorf("%q is not OS/ARCH=PROGRAM", arg)
 		}
-		d, err := i.platform(platform{architecture, system}, file)
+		img, err := i.platform(p, file)
 		if err != nil {
 			return err
 		}
-		all.Manifests = append(all.Manifests, d)
+		all = mutate.AppendManifests(all, mutate.IndexAddendum{Add: img, Descriptor: v1.Descriptor{Platform: p}})
 	}
-	whole, err := i.json(typeIndex, all)
-	if err != nil {
-		return err
-	}
-	whole.Annotations = map[string]string{
-		"org.opencontainers.image.ref.name": i.version,
-		// Docker, containerd and podman name what they load by this one; podman would
-		// else take the version for a name.
-		"io.containerd.image.name": "localhost/teamtoken:" + i.version,
-	}
-	top, err := json.Marshal(index{SchemaVersion: 2, MediaType: typeIndex, Manifests: []descriptor{whole}})
-	if err != nil {
-		return err
-	}
-	layout := map[string]entry{
-		"/oci-layout": {content: []byte(`{"imageLayoutVersion":"1.0.0"}`), mode: 0o644},
-		"/index.json": {content: top, mode: 0o644},
-	}
-	for digest, content := range i.blobs {
-		layout["/blobs/sha256/"+digest] = entry{content: content, mode: 0o644}
-	}
-	archive, err := i.tar(layout)
+	archive, err := i.archive(mutate.Annotations(all, i.labels()).(v1.ImageIndex))
 	if err != nil {
 		return err
 	}
@@ -171,53 +93,76 @@ func (i *image) write(out string, programs []string) error {
 	if err := os.WriteFile(out, archive, 0o644); err != nil { //nolint:gosec // as above
 		return err
 	}
-	fmt.Printf("%s: %s, %s\n", out, whole.Digest, size(len(archive)))
+	fmt.Printf("%s: %s\n", out, size(len(archive)))
 	return nil
 }
 
 // platform makes the image of one platform.
-func (i *image) platform(p platform, file string) (descriptor, error) {
+func (i *image) platform(p *v1.Platform, file string) (v1.Image, error) {
 	binary, err := os.ReadFile(file)
 	if err != nil {
-		return descriptor{}, err
+		return nil, err
 	}
-	content := map[string]entry{program: {content: binary, mode: 0o755}, roots: {content: authorities(), mode: 0o644}}
-	layer, err := i.tar(content)
+	root, err := os.MkdirTemp("", "image-")
 	if err != nil {
-		return descriptor{}, err
+		return nil, err
 	}
-	var packed bytes.Buffer
-	w, err := gzip.NewWriterLevel(&packed, gzip.BestCompression)
+	defer func() { _ = os.RemoveAll(root) }()
+	err = errors.Join(os.MkdirAll(root+path.Dir(roots), 0o700),
+		os.WriteFile(root+program, binary, 0o700), os.WriteFile(root+roots, authorities(), 0o600)) //nolint:gosec // it is to be run
 	if err != nil {
-		return descriptor{}, err
+		return nil, err
 	}
-	if _, err := w.Write(layer); err != nil {
-		return descriptor{}, err
+	content, err := i.tar(os.DirFS(root))
+	if err != nil {
+		return nil, err
 	}
-	if err := w.Close(); err != nil {
-		return descriptor{}, err
+	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(content)), nil },
+		tarball.WithMediaType(types.OCILayer), tarball.WithCompressionLevel(gzip.BestCompression))
+	if err != nil {
+		return nil, err
 	}
+	img, err := mutate.ConfigFile(mutate.MediaType(empty.Image, types.OCIManifestSchema1), &v1.ConfigFile{
+		Created: v1.Time{Time: i.created}, OS: p.OS, Architecture: p.Architecture, RootFS: v1.RootFS{Type: "layers"},
+		Config: v1.Config{
+			User: user, Entrypoint: []string{program}, Labels: i.labels(),
+			ExposedPorts: map[string]struct{}{"8080/tcp": {}, "9090/tcp": {}, "9464/tcp": {}},
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	img, err = mutate.Append(mutate.ConfigMediaType(img, types.OCIConfigJSON), mutate.Addendum{
+		Layer: layer, History: v1.History{Created: v1.Time{Time: i.created}, CreatedBy: "teamtoken/tools/image"},
+	})
+	if err != nil {
+		return nil, err
+	}
+	packed, err := layer.Size()
+	fmt.Printf("%s: the program %s, unpacked %s, packed %s\n", p, size(len(binary)), size(len(content)), size(int(packed)))
+	return mutate.Annotations(img, i.labels()).(v1.Image), err
+}
 
-	c := config{Created: i.created, platform: p, History: []history{{i.created, "teamtoken/tools/image"}}}
-	c.Config.User, c.Config.Entrypoint = user, []string{program}
-	c.Config.ExposedPorts = map[string]struct{}{"8080/tcp": {}, "9090/tcp": {}, "9464/tcp": {}}
-	c.Config.Labels = i.labels()
-	c.RootFS.Type, c.RootFS.DiffIDs = "layers", []string{"sha256:" + sum(layer)}
-	m := manifest{SchemaVersion: 2, MediaType: typeManifest, Annotations: i.labels()}
-	if m.Config, err = i.json(typeConfig, c); err != nil {
-		return descriptor{}, err
-	}
-	m.Layers = []descriptor{i.blob(typeLayer, packed.Bytes())}
-	d, err := i.json(typeManifest, m)
+// archive is an image layout with one index in it.
+func (i *image) archive(all v1.ImageIndex) ([]byte, error) {
+	dir, err := os.MkdirTemp("", "image-")
 	if err != nil {
-		return descriptor{}, err
+		return nil, err
 	}
-	d.Platform = &p
-	fmt.Printf("%s/%s: %s, unpacked %s, packed %s\n", p.OS, p.Architecture, d.Digest, size(len(layer)), size(packed.Len()))
-	for _, name := range sorted(content) {
-		fmt.Printf("  %9s  %s\n", size(len(content[name].content)), name)
+	defer func() { _ = os.RemoveAll(dir) }()
+	written, err := layout.Write(dir, empty.Index)
+	if err != nil {
+		return nil, err
 	}
-	return d, nil
+	if err := written.AppendIndex(all, layout.WithAnnotations(map[string]string{
+		"org.opencontainers.image.ref.name": i.version,
+		// Docker, containerd and podman name what they load by this one; podman would
+		// else take the version for a name.
+		"io.containerd.image.name": "localhost/teamtoken:" + i.version,
+	})); err != nil {
+		return nil, err
+	}
+	return i.tar(os.DirFS(dir))
 }
 
 // labels are the annotations that the OCI specification names.
@@ -248,58 +193,38 @@ func authorities() []byte {
 	return b.Bytes()
 }
 
-func (i *image) json(mediaType string, v any) (descriptor, error) {
-	content, err := json.Marshal(v)
-	return i.blob(mediaType, content), err
-}
-
-func (i *image) blob(mediaType string, content []byte) descriptor {
-	digest := sum(content)
-	i.blobs[digest] = content
-	return descriptor{MediaType: mediaType, Digest: "sha256:" + digest, Size: len(content)}
-}
-
-func sum(content []byte) string {
-	s := sha256.Sum256(content)
-	return hex.EncodeToString(s[:])
-}
-
-type entry struct {
-	content []byte
-	mode    int64
-}
-
-// tar is an archive of files and the directories above them, all of root's.
-func (i *image) tar(files map[string]entry) ([]byte, error) {
-	all := make(map[string]*tar.Header)
-	for name, f := range files {
-		all[name] = &tar.Header{Typeflag: tar.TypeReg, Name: name[1:], Mode: f.mode, Size: int64(len(f.content))}
-		for dir := path.Dir(name); dir != "/"; dir = path.Dir(dir) {
-			all[dir] = &tar.Header{Typeflag: tar.TypeDir, Name: dir[1:] + "/", Mode: 0o755}
-		}
-	}
+// tar is an archive of files and the directories above them, in the order of their
+// names, all of root's. All may read them, and run what can be run.
+func (i *image) tar(files fs.FS) ([]byte, error) {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
-	for _, name := range sorted(all) {
-		h := all[name]
-		h.ModTime, h.Format = i.created, tar.FormatPAX
+	err := fs.WalkDir(files, ".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil || name == "." {
+			return err
+		}
+		h := &tar.Header{Typeflag: tar.TypeDir, Name: name + "/", Mode: 0o755, ModTime: i.created, Format: tar.FormatPAX}
+		if d.IsDir() {
+			return w.WriteHeader(h)
+		}
+		content, err := fs.ReadFile(files, name)
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		h.Typeflag, h.Name, h.Mode, h.Size = tar.TypeReg, name, 0o644, int64(len(content))
+		if info.Mode()&0o100 != 0 {
+			h.Mode = 0o755
+		}
 		if err := w.WriteHeader(h); err != nil {
-			return nil, err
+			return err
 		}
-		if _, err := io.Copy(w, bytes.NewReader(files[name].content)); err != nil {
-			return nil, err
-		}
-	}
-	return b.Bytes(), w.Close()
-}
-
-func sorted[V any](m map[string]V) []string {
-	names := make([]string, 0, len(m))
-	for name := range m {
-		names = append(names, name)
-	}
-	sort.Strings(names)
-	return names
+		_, err = w.Write(content)
+		return err
+	})
+	return b.Bytes(), errors.Join(err, w.Close())
 }
 
 func size(n int) string { return fmt.Sprintf("%.2f MiB", float64(n)/(1<<20)) }

@@ -4,18 +4,21 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"reflect"
-	"strings"
 	"testing"
 	"time"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 	"golang.org/x/crypto/x509roots/fallback/bundle"
 )
 
@@ -30,26 +33,27 @@ func TestLayout(t *testing.T) {
 		t.Fatal(err)
 	}
 	layout := untar(t, read(t, out))
-	if got := string(layout["oci-layout"]); got != `{"imageLayoutVersion":"1.0.0"}` {
-		t.Errorf("oci-layout is %s", got)
+	var kind map[string]string
+	if decode(t, layout["oci-layout"], &kind); !reflect.DeepEqual(kind, map[string]string{"imageLayoutVersion": "1.0.0"}) {
+		t.Errorf("oci-layout is %v", kind)
 	}
 	used := map[string]bool{"oci-layout": true, "index.json": true, "blobs/": true, "blobs/sha256/": true}
-	part := func(d descriptor, mediaType string) []byte {
+	part := func(d v1.Descriptor, mediaType types.MediaType) []byte {
 		t.Helper()
-		name := "blobs/sha256/" + strings.TrimPrefix(d.Digest, "sha256:")
+		name := "blobs/sha256/" + d.Digest.Hex
 		used[name] = true
-		if d.MediaType != mediaType || d.Size != len(layout[name]) || d.Digest != "sha256:"+sum(layout[name]) {
+		if d.MediaType != mediaType || d.Size != int64(len(layout[name])) || d.Digest.String() != "sha256:"+sum(layout[name]) {
 			t.Fatalf("%+v is %d bytes of %s, want %s", d, len(layout[name]), sum(layout[name]), mediaType)
 		}
 		return layout[name]
 	}
 
-	var top, all index
+	var top, all v1.IndexManifest
 	decode(t, layout["index.json"], &top)
 	if len(top.Manifests) != 1 || top.Manifests[0].Annotations["io.containerd.image.name"] != "localhost/teamtoken:v1.2.3" {
 		t.Fatalf("the layout has %+v", top.Manifests)
 	}
-	decode(t, part(top.Manifests[0], typeIndex), &all)
+	decode(t, part(top.Manifests[0], types.OCIImageIndex), &all)
 	labels := map[string]string{
 		"org.opencontainers.image.title":       "teamtoken",
 		"org.opencontainers.image.description": "A gRPC service in front of the Team Token API of HCP Terraform and Terraform Enterprise",
@@ -58,17 +62,17 @@ func TestLayout(t *testing.T) {
 		"org.opencontainers.image.created":     "2023-11-14T22:13:20Z",
 		"org.opencontainers.image.source":      "https://github.com/teamtoken/teamtoken",
 	}
-	platforms := []platform{{"amd64", "linux"}, {"arm64", "linux"}}
+	platforms := []v1.Platform{{Architecture: "amd64", OS: "linux"}, {Architecture: "arm64", OS: "linux"}}
 	if len(all.Manifests) != len(platforms) {
 		t.Fatalf("the index has %+v", all.Manifests)
 	}
 	for n, want := range platforms {
-		var m manifest
-		var c config
-		decode(t, part(all.Manifests[n], typeManifest), &m)
-		decode(t, part(m.Config, typeConfig), &c)
-		if *all.Manifests[n].Platform != want || c.platform != want {
-			t.Errorf("%+v and %+v, want %+v", *all.Manifests[n].Platform, c.platform, want)
+		var m v1.Manifest
+		var c v1.ConfigFile
+		decode(t, part(all.Manifests[n], types.OCIManifestSchema1), &m)
+		decode(t, part(m.Config, types.OCIConfigJSON), &c)
+		if !all.Manifests[n].Platform.Equals(want) || !c.Platform().Equals(want) || !c.Created.Equal(i.created) {
+			t.Errorf("%+v and %+v, want %+v", all.Manifests[n].Platform, c, want)
 		}
 		if !reflect.DeepEqual(m.Annotations, labels) || !reflect.DeepEqual(c.Config.Labels, labels) {
 			t.Errorf("annotations %v, labels %v", m.Annotations, c.Config.Labels)
@@ -81,7 +85,7 @@ func TestLayout(t *testing.T) {
 		if len(m.Layers) != 1 || len(c.RootFS.DiffIDs) != 1 {
 			t.Fatalf("%d layers, %d of them in the config", len(m.Layers), len(c.RootFS.DiffIDs))
 		}
-		packed, err := gzip.NewReader(bytes.NewReader(part(m.Layers[0], typeLayer)))
+		packed, err := gzip.NewReader(bytes.NewReader(part(m.Layers[0], types.OCILayer)))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -89,7 +93,7 @@ func TestLayout(t *testing.T) {
 			t.Errorf("gzip's header says %+v", packed.Header)
 		}
 		layer, err := io.ReadAll(packed)
-		if err != nil || c.RootFS.DiffIDs[0] != "sha256:"+sum(layer) {
+		if err != nil || c.RootFS.DiffIDs[0].String() != "sha256:"+sum(layer) {
 			t.Errorf("the layer is %s and not %s: %v", sum(layer), c.RootFS.DiffIDs[0], err)
 		}
 		if got, want := string(untar(t, layer)["teamtoken-server"]), "for "+want.Architecture; got != want {
@@ -145,6 +149,10 @@ func TestRefused(t *testing.T) {
 			t.Errorf("%s: there is a file: %v", name, err)
 		}
 	}
+}
+
+func sum(content []byte) string {
+	return fmt.Sprintf("%x", sha256.Sum256(content))
 }
 
 func file(t *testing.T, dir, name, content string) string {

@@ -97,7 +97,7 @@ public class Scenario {
       check(
           gone.reason() == ErrorReason.ERROR_REASON_TEAM_NOT_FOUND_OR_FORBIDDEN
               && gone.outcome() == Outcome.OUTCOME_UNSPECIFIED
-              && !gone.requestId().isEmpty(),
+              && !gone.xRequestId().isEmpty(),
           gone);
     }
   }

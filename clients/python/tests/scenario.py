@@ -73,7 +73,7 @@ def tokens_come_and_go() -> None:
         assert not works(second.secret)
         tokens.delete_token(TEAM, allow_missing=True)
         gone = fails(lambda: tokens.get_token(TEAM))
-        assert gone.reason is Reason["TEAM_NOT_FOUND_OR_FORBIDDEN"] and gone.outcome is Outcome.NONE and gone.request_id
+        assert gone.reason is Reason["TEAM_NOT_FOUND_OR_FORBIDDEN"] and gone.outcome is Outcome.NONE and gone.x_request_id
 
 
 def lists() -> None:

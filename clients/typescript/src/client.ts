@@ -13,6 +13,7 @@ import {
 } from "@grpc/grpc-js";
 
 import { errorOf } from "./error.js";
+import { serviceConfig } from "./gen/service_config.js";
 import type { TeamToken } from "./gen/teamtoken/v1/team_token_pb.js";
 import {
   CreateNamedTokenRequestSchema,
@@ -79,37 +80,17 @@ interface Method<I extends DescMessage, O extends DescMessage> {
   readonly output: O;
   /** Whether it changes something. */
   readonly changes: boolean;
-  /** Whether gRPC may send it again by itself. */
-  readonly repeated: boolean;
 }
 
 const methods = {
-  generate: { name: "GenerateToken", input: GenerateTokenRequestSchema, output: GenerateTokenResponseSchema, changes: true, repeated: true },
-  create: { name: "CreateNamedToken", input: CreateNamedTokenRequestSchema, output: CreateNamedTokenResponseSchema, changes: true, repeated: true },
-  get: { name: "GetToken", input: GetTokenRequestSchema, output: GetTokenResponseSchema, changes: false, repeated: true },
-  getById: { name: "GetTokenByID", input: GetTokenByIDRequestSchema, output: GetTokenByIDResponseSchema, changes: false, repeated: true },
-  // It has no request_id: sent again, it would delete a token that was made since.
-  delete: { name: "DeleteToken", input: DeleteTokenRequestSchema, output: DeleteTokenResponseSchema, changes: true, repeated: false },
-  deleteById: { name: "DeleteTokenByID", input: DeleteTokenByIDRequestSchema, output: DeleteTokenByIDResponseSchema, changes: true, repeated: true },
-  list: { name: "ListTokens", input: ListTokensRequestSchema, output: ListTokensResponseSchema, changes: false, repeated: true },
+  generate: { name: "GenerateToken", input: GenerateTokenRequestSchema, output: GenerateTokenResponseSchema, changes: true },
+  create: { name: "CreateNamedToken", input: CreateNamedTokenRequestSchema, output: CreateNamedTokenResponseSchema, changes: true },
+  get: { name: "GetToken", input: GetTokenRequestSchema, output: GetTokenResponseSchema, changes: false },
+  getById: { name: "GetTokenByID", input: GetTokenByIDRequestSchema, output: GetTokenByIDResponseSchema, changes: false },
+  delete: { name: "DeleteToken", input: DeleteTokenRequestSchema, output: DeleteTokenResponseSchema, changes: true },
+  deleteById: { name: "DeleteTokenByID", input: DeleteTokenByIDRequestSchema, output: DeleteTokenByIDResponseSchema, changes: true },
+  list: { name: "ListTokens", input: ListTokensRequestSchema, output: ListTokensResponseSchema, changes: false },
 } as const;
-
-const serviceConfig = JSON.stringify({
-  methodConfig: [
-    {
-      name: Object.values(methods)
-        .filter((m) => m.repeated)
-        .map((m) => ({ service, method: m.name })),
-      retryPolicy: {
-        maxAttempts: 5,
-        initialBackoff: "0.1s",
-        maxBackoff: "2s",
-        backoffMultiplier: 2,
-        retryableStatusCodes: ["UNAVAILABLE"],
-      },
-    },
-  ],
-});
 
 /** Calls the service. */
 export class Client {
@@ -119,7 +100,7 @@ export class Client {
   /** @param address HOST:PORT, or another target that gRPC knows. */
   constructor(address: string, options: ClientOptions = {}) {
     this.#timeout = options.timeout ?? 60_000;
-    this.#channel = new Channel(address, channelCredentials(options), { "grpc.service_config": serviceConfig, ...options.channel });
+    this.#channel = new Channel(address, channelCredentials(options), { "grpc.service_config": JSON.stringify(serviceConfig), ...options.channel });
   }
 
   /** End the connection. */

@@ -1,6 +1,9 @@
+import { fromBinary } from "@bufbuild/protobuf";
+import { anyUnpack } from "@bufbuild/protobuf/wkt";
 import { type ServiceError, status } from "@grpc/grpc-js";
 
-import { statusDetails } from "./details.js";
+import { BadRequestSchema, ErrorInfoSchema, RequestInfoSchema, RetryInfoSchema } from "./gen/google/rpc/error_details_pb.js";
+import { StatusSchema } from "./gen/google/rpc/status_pb.js";
 import { ErrorReason } from "./gen/teamtoken/v1/error_reason_pb.js";
 
 /** Why a call failed, as the contract names it. */
@@ -28,12 +31,12 @@ export class TeamTokenError extends Error {
   readonly outcome: Outcome;
   /** How many milliseconds to wait before another call, if the service said it. */
   readonly retryAfter: number | undefined;
-  /** The name of the call in the service's logs. */
-  readonly requestId: string;
+  /** The `x-request-id` of the call, by which it is found in the service's logs: not the request id of a request. */
+  readonly xRequestId: string;
   readonly violations: readonly Violation[];
 
   constructor(details: Details) {
-    const words = [details.code, details.reasonName, details.outcome, details.requestId].filter((word) => word !== "");
+    const words = [details.code, details.reasonName, details.outcome, details.xRequestId].filter((word) => word !== "");
     const fields = details.violations.map((v) => ` ${v.field}: ${v.description}.`).join("");
     super(`${details.message}${fields} [${words.join(" ")}]`);
     this.code = details.code;
@@ -41,7 +44,7 @@ export class TeamTokenError extends Error {
     this.reason = details.reasonName in ErrorReason ? (details.reasonName as Reason) : "UNSPECIFIED";
     this.outcome = details.outcome;
     this.retryAfter = details.retryAfter;
-    this.requestId = details.requestId;
+    this.xRequestId = details.xRequestId;
     this.violations = details.violations;
   }
 }
@@ -70,7 +73,7 @@ interface Details {
   reasonName: string;
   outcome: Outcome;
   retryAfter: number | undefined;
-  requestId: string;
+  xRequestId: string;
   violations: Violation[];
 }
 
@@ -82,27 +85,24 @@ export function errorOf(e: ServiceError, changes: boolean): TeamTokenError {
     reasonName: "",
     outcome: "",
     retryAfter: undefined,
-    requestId: "",
+    xRequestId: "",
     violations: [],
   };
   for (const value of e.metadata.get("grpc-status-details-bin")) {
-    for (const detail of statusDetails(value as Buffer)) {
-      switch (detail.type) {
-        case "google.rpc.ErrorInfo": {
-          const outcome = detail.metadata["outcome"] ?? "";
-          details.reasonName = detail.reason;
-          details.outcome = outcome === "" ? "" : outcomes.includes(outcome) ? (outcome as Outcome) : "unknown";
-          break;
-        }
-        case "google.rpc.RetryInfo":
-          details.retryAfter = detail.milliseconds;
-          break;
-        case "google.rpc.RequestInfo":
-          details.requestId = detail.requestId;
-          break;
-        case "google.rpc.BadRequest":
-          details.violations = detail.violations;
+    for (const any of fromBinary(StatusSchema, value as Buffer).details) {
+      const info = anyUnpack(any, ErrorInfoSchema);
+      if (info !== undefined) {
+        const outcome = info.metadata["outcome"] ?? "";
+        details.reasonName = info.reason;
+        details.outcome = outcome === "" ? "" : outcomes.includes(outcome) ? (outcome as Outcome) : "unknown";
       }
+      const delay = anyUnpack(any, RetryInfoSchema)?.retryDelay;
+      if (delay !== undefined) {
+        details.retryAfter = Number(delay.seconds) * 1000 + delay.nanos / 1e6;
+      }
+      details.xRequestId = anyUnpack(any, RequestInfoSchema)?.requestId ?? details.xRequestId;
+      details.violations =
+        anyUnpack(any, BadRequestSchema)?.fieldViolations.map(({ field, description }) => ({ field, description })) ?? details.violations;
     }
   }
   if (changes && details.outcome === "") {

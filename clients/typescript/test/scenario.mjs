@@ -50,7 +50,7 @@ async function tokensComeAndGo() {
   const gone = await fails(tokens.getToken(team));
   assert.equal(gone.reason, "TEAM_NOT_FOUND_OR_FORBIDDEN");
   assert.equal(gone.outcome, "");
-  assert.ok(gone.requestId);
+  assert.ok(gone.xRequestId);
   tokens.close();
 }
 

@@ -27,7 +27,7 @@ var mutants = []struct{ name, file, old, new string }{
 		"if err == nil && !duplicate {", "if err == nil && !duplicate && false {",
 	},
 	{
-		"a change sent again by itself", "internal/upstream/client.go",
+		"a change sent again by itself", "internal/upstream/call.go",
 		"case !r.mutates && (err.Kind == Lost", "case (err.Kind == Lost",
 	},
 	{

@@ -54,7 +54,7 @@ class Error(Exception):
         reason_name: str = "",
         outcome: Outcome = Outcome.NONE,
         retry_after: timedelta | None = None,
-        request_id: str = "",
+        x_request_id: str = "",
         violations: tuple[Violation, ...] = (),
     ) -> None:
         self.code = code
@@ -64,10 +64,10 @@ class Error(Exception):
         self.outcome = outcome
         self.retry_after = retry_after
         """How long to wait before another call, if the service said it."""
-        self.request_id = request_id
-        """The name of the call in the service's logs."""
+        self.x_request_id = x_request_id
+        """The `x-request-id` of the call, by which it is found in the service's logs: not the request id of a request."""
         self.violations = violations
-        words = [code.name, *filter(None, (reason_name, outcome.value, request_id))]
+        words = [code.name, *filter(None, (reason_name, outcome.value, x_request_id))]
         fields = "".join(f" {v.field}: {v.description}." for v in violations)
         super().__init__(f"{message}{fields} [{' '.join(words)}]")
 
@@ -95,7 +95,7 @@ _TYPES = {
 
 def error_of(code: grpc.StatusCode, message: str | None, trailers: Any, changes: bool) -> Error:
     """The error of a call, by its status and trailing metadata."""
-    reason, outcome, request_id = "", Outcome.NONE, ""
+    reason, outcome, x_request_id = "", Outcome.NONE, ""
     retry_after: timedelta | None = None
     violations: tuple[Violation, ...] = ()
     for key, value in trailers or ():
@@ -117,9 +117,9 @@ def error_of(code: grpc.StatusCode, message: str | None, trailers: Any, changes:
             elif detail.Unpack(bad):
                 violations = tuple(Violation(v.field, v.description) for v in bad.field_violations)
             elif detail.Unpack(request):
-                request_id = request.request_id
+                x_request_id = request.request_id
     if changes and outcome is Outcome.NONE:
         outcome = Outcome.UNKNOWN
     return _TYPES[outcome](
-        code, message or "", reason_name=reason, outcome=outcome, retry_after=retry_after, request_id=request_id, violations=violations
+        code, message or "", reason_name=reason, outcome=outcome, retry_after=retry_after, x_request_id=x_request_id, violations=violations
     )

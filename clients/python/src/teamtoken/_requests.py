@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from importlib.resources import files
 from typing import Any, Generic, TypeVar
 
 import grpc
@@ -41,8 +41,6 @@ class Method(Generic[Request, Response]):
     name: str
     response: type[Response]
     changes: bool
-    repeated: bool = True
-    """Whether gRPC may send it again by itself."""
 
     @property
     def path(self) -> str:
@@ -53,28 +51,11 @@ GENERATE: Method[v1.GenerateTokenRequest, v1.GenerateTokenResponse] = Method("Ge
 CREATE: Method[v1.CreateNamedTokenRequest, v1.CreateNamedTokenResponse] = Method("CreateNamedToken", v1.CreateNamedTokenResponse, True)
 GET: Method[v1.GetTokenRequest, v1.GetTokenResponse] = Method("GetToken", v1.GetTokenResponse, False)
 GET_BY_ID: Method[v1.GetTokenByIDRequest, v1.GetTokenByIDResponse] = Method("GetTokenByID", v1.GetTokenByIDResponse, False)
-# It has no request_id: sent again, it would delete a token that was made since.
-DELETE: Method[v1.DeleteTokenRequest, v1.DeleteTokenResponse] = Method("DeleteToken", v1.DeleteTokenResponse, True, repeated=False)
+DELETE: Method[v1.DeleteTokenRequest, v1.DeleteTokenResponse] = Method("DeleteToken", v1.DeleteTokenResponse, True)
 DELETE_BY_ID: Method[v1.DeleteTokenByIDRequest, v1.DeleteTokenByIDResponse] = Method("DeleteTokenByID", v1.DeleteTokenByIDResponse, True)
 LIST: Method[v1.ListTokensRequest, v1.ListTokensResponse] = Method("ListTokens", v1.ListTokensResponse, False)
-METHODS: tuple[Method[Any, Any], ...] = (GENERATE, CREATE, GET, GET_BY_ID, DELETE, DELETE_BY_ID, LIST)
 
-SERVICE_CONFIG = json.dumps(
-    {
-        "methodConfig": [
-            {
-                "name": [{"service": SERVICE, "method": m.name} for m in METHODS if m.repeated],
-                "retryPolicy": {
-                    "maxAttempts": 5,
-                    "initialBackoff": "0.1s",
-                    "maxBackoff": "2s",
-                    "backoffMultiplier": 2,
-                    "retryableStatusCodes": ["UNAVAILABLE"],
-                },
-            }
-        ]
-    }
-)
+SERVICE_CONFIG = files("teamtoken").joinpath("service_config.json").read_text("utf-8")
 
 
 def timestamp(at: datetime | None) -> Timestamp | None:

@@ -61,8 +61,10 @@ const (
 	// credential would follow it. The service's upstream address is likely wrong.
 	ErrorReason_ERROR_REASON_UPSTREAM_REDIRECT_REFUSED ErrorReason = 11
 	// UNKNOWN. The request was sent, and the upstream failed or the connection was
-	// lost before an answer. Nobody can tell whether it was carried out: look
-	// before you repeat it.
+	// lost before an answer. Nobody can tell yet whether it was carried out: look
+	// before you repeat it. With a `google.rpc.RetryInfo` the service finds out by
+	// itself: the same call under the same `request_id` is told, after that time.
+	// The outcome is `applied_undelivered` where the service has found out already.
 	ErrorReason_ERROR_REASON_UPSTREAM_OUTCOME_UNKNOWN ErrorReason = 12
 	// DEADLINE_EXCEEDED. The request was sent, and time ran out before an answer.
 	// It may still be carried out: look before you repeat it.
@@ -74,8 +76,9 @@ const (
 	ErrorReason_ERROR_REASON_UPSTREAM_RESPONSE_INVALID ErrorReason = 14
 	// ABORTED. `expected_token_id` is not the id of the team's present token.
 	ErrorReason_ERROR_REASON_TOKEN_CHANGED ErrorReason = 15
-	// ABORTED. Another change of the same team is under way, and did not end
-	// before the deadline. Retry.
+	// ABORTED. Another change of the same team is under way, or it is not known yet
+	// what became of one, and neither ended before the deadline. The upstream was
+	// not asked to change anything; `google.rpc.RetryInfo` says when to try again.
 	ErrorReason_ERROR_REASON_TEAM_BUSY ErrorReason = 16
 	// ABORTED. The call was made before under this `request_id` and gave a token,
 	// which has been replaced or deleted since: it is not given again.
@@ -233,9 +236,10 @@ func (ErrorReason) EnumDescriptor() ([]byte, []int) {
 	return file_teamtoken_v1_error_reason_proto_rawDescGZIP(), []int{0}
 }
 
-// Outcome says what an error means for what the call was to change. It stands in
-// the metadata of `google.rpc.ErrorInfo` under `outcome`, in lower case without
-// the prefix `OUTCOME_`, in every error of a call that changes something.
+// Outcome says what became of what a call was to change. It stands in the metadata
+// of `google.rpc.ErrorInfo` under `outcome`, in lower case without the prefix
+// `OUTCOME_`, in every error of a call that changes something; and so in the audit,
+// of every such call.
 type Outcome int32
 
 const (
@@ -247,6 +251,9 @@ const (
 	Outcome_OUTCOME_APPLIED_UNDELIVERED Outcome = 2
 	// Nobody can tell yet.
 	Outcome_OUTCOME_UNKNOWN Outcome = 3
+	// It was carried out, and the caller has its result. The audit alone has this
+	// one: a call that went well is no error.
+	Outcome_OUTCOME_APPLIED Outcome = 4
 )
 
 // Enum value maps for Outcome.
@@ -256,12 +263,14 @@ var (
 		1: "OUTCOME_NOT_APPLIED",
 		2: "OUTCOME_APPLIED_UNDELIVERED",
 		3: "OUTCOME_UNKNOWN",
+		4: "OUTCOME_APPLIED",
 	}
 	Outcome_value = map[string]int32{
 		"OUTCOME_UNSPECIFIED":         0,
 		"OUTCOME_NOT_APPLIED":         1,
 		"OUTCOME_APPLIED_UNDELIVERED": 2,
 		"OUTCOME_UNKNOWN":             3,
+		"OUTCOME_APPLIED":             4,
 	}
 )
 
@@ -332,12 +341,13 @@ const file_teamtoken_v1_error_reason_proto_rawDesc = "" +
 	"\x1bERROR_REASON_ANSWER_EXPIRED\x10\x1d\x12)\n" +
 	"%ERROR_REASON_RETRY_WITHOUT_REQUEST_ID\x10\x1e\x12*\n" +
 	"&ERROR_REASON_UPSTREAM_BUDGET_EXHAUSTED\x10\x1f\x12*\n" +
-	"&ERROR_REASON_CALLER_ISSUER_UNAVAILABLE\x10 *q\n" +
+	"&ERROR_REASON_CALLER_ISSUER_UNAVAILABLE\x10 *\x86\x01\n" +
 	"\aOutcome\x12\x17\n" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13OUTCOME_NOT_APPLIED\x10\x01\x12\x1f\n" +
 	"\x1bOUTCOME_APPLIED_UNDELIVERED\x10\x02\x12\x13\n" +
-	"\x0fOUTCOME_UNKNOWN\x10\x03B|\n" +
+	"\x0fOUTCOME_UNKNOWN\x10\x03\x12\x13\n" +
+	"\x0fOUTCOME_APPLIED\x10\x04B|\n" +
 	"\x17com.github.teamtoken.v1B\x10ErrorReasonProtoP\x01Z>github.com/teamtoken/teamtoken/gen/go/teamtoken/v1;teamtokenv1\xaa\x02\fTeamtoken.V1b\x06proto3"
 
 var (

@@ -46,6 +46,7 @@ class Outcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     OUTCOME_NOT_APPLIED: _ClassVar[Outcome]
     OUTCOME_APPLIED_UNDELIVERED: _ClassVar[Outcome]
     OUTCOME_UNKNOWN: _ClassVar[Outcome]
+    OUTCOME_APPLIED: _ClassVar[Outcome]
 ERROR_REASON_UNSPECIFIED: ErrorReason
 ERROR_REASON_INVALID_FIELD: ErrorReason
 ERROR_REASON_CALLER_UNAUTHENTICATED: ErrorReason
@@ -83,3 +84,4 @@ OUTCOME_UNSPECIFIED: Outcome
 OUTCOME_NOT_APPLIED: Outcome
 OUTCOME_APPLIED_UNDELIVERED: Outcome
 OUTCOME_UNKNOWN: Outcome
+OUTCOME_APPLIED: Outcome

@@ -51,7 +51,7 @@ public class TeamTokenException extends RuntimeException {
     String reasonName = "";
     Outcome outcome = Outcome.OUTCOME_UNSPECIFIED;
     Duration retryAfter;
-    String requestId = "";
+    String xRequestId = "";
     List<Violation> violations = List.of();
   }
 
@@ -91,9 +91,9 @@ public class TeamTokenException extends RuntimeException {
     return Optional.ofNullable(details.retryAfter);
   }
 
-  /** The name of the call in the service's logs. */
-  public String requestId() {
-    return details.requestId;
+  /** The `x-request-id` of the call, by which it is found in the service's logs: not the request id of a request. */
+  public String xRequestId() {
+    return details.xRequestId;
   }
 
   /** What is wrong with the request. */
@@ -108,7 +108,7 @@ public class TeamTokenException extends RuntimeException {
       text.append(' ').append(v.field()).append(": ").append(v.description()).append('.');
     }
     text.append(" [").append(d.status.getCode());
-    for (var word : List.of(d.reasonName, name(d.outcome), d.requestId)) {
+    for (var word : List.of(d.reasonName, name(d.outcome), d.xRequestId)) {
       if (!word.isEmpty()) {
         text.append(' ').append(word);
       }
@@ -159,7 +159,7 @@ public class TeamTokenException extends RuntimeException {
       var delay = detail.unpack(RetryInfo.class).getRetryDelay();
       d.retryAfter = Duration.ofSeconds(delay.getSeconds(), delay.getNanos());
     } else if (detail.is(RequestInfo.class)) {
-      d.requestId = detail.unpack(RequestInfo.class).getRequestId();
+      d.xRequestId = detail.unpack(RequestInfo.class).getRequestId();
     } else if (detail.is(BadRequest.class)) {
       var violations = new ArrayList<Violation>();
       for (var v : detail.unpack(BadRequest.class).getFieldViolationsList()) {

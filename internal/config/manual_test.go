@@ -1,13 +1,15 @@
-package config
+package config_test
 
 import (
 	"fmt"
 	"reflect"
 	"strings"
+
+	"github.com/teamtoken/teamtoken/internal/config"
 )
 
-// Manual is docs/configuration.md, made of the tags of Config.
-func Manual() string {
+// manualText is docs/configuration.md, made of the tags of Config.
+func manualText() string {
 	var b strings.Builder
 	b.WriteString(`<!-- Made of internal/config/config.go by: go test ./internal/config -update -->
 
@@ -24,18 +26,18 @@ A duration is a number and a unit, s, m or h: 20s, 1h30m, 720h for 30 days. Ther
 
 The key of the YAML file is the flag without the dashes in front:
 
-` + "```yaml\n" + Example + "```" + `
+` + "```yaml\n" + example + "```" + `
 
 The same by environment variables:
 
-` + "```sh\n" + Environment + "```" + `
+` + "```sh\n" + environment + "```" + `
 
 An empty variable is not set. One that begins with ` + "`TEAMTOKEN_`" + ` and is no setting is named in a warning at start, with the
 setting that it is nearly. It is not refused, as a key is: Kubernetes adds variables of its own, such as
 ` + "`TEAMTOKEN_SERVICE_HOST`" + `, to every container beside a Service of that name.
 `)
 	group := ""
-	for f := range reflect.TypeFor[Config]().Fields() {
+	for f := range reflect.TypeFor[config.Config]().Fields() {
 		if g := f.Tag.Get("group"); g != group {
 			group = g
 			fmt.Fprintf(&b, "\n## %s\n\n| Variable | Flag | Default | Meaning |\n|---|---|---|---|\n", group)
@@ -52,8 +54,8 @@ setting that it is nearly. It is not refused, as a key is: Kubernetes adds varia
 	return b.String()
 }
 
-// Example is a file of settings that the manual shows.
-const Example = `tfe-address: https://tfe.example.com
+// example is a file of settings that the manual shows.
+const example = `tfe-address: https://tfe.example.com
 tfe-token-file: /run/secrets/tfe-token
 policy-file: /etc/teamtoken/policy.yaml
 tls-cert-file: /run/tls/tls.crt
@@ -62,8 +64,8 @@ tls-client-ca-file: /run/tls/clients.crt
 request-timeout: 20s
 `
 
-// Environment is the same settings as variables.
-const Environment = `TFE_ADDRESS=https://tfe.example.com
+// environment is the same settings as variables.
+const environment = `TFE_ADDRESS=https://tfe.example.com
 TFE_TOKEN_FILE=/run/secrets/tfe-token
 TEAMTOKEN_POLICY_FILE=/etc/teamtoken/policy.yaml
 TEAMTOKEN_TLS_CERT_FILE=/run/tls/tls.crt
