@@ -343,6 +343,7 @@ func TestRecipes(t *testing.T) {
 	if len(sections) != len(dirs) {
 		t.Fatalf("%d recipes", len(sections))
 	}
+	built := filepath.Join(harness.Must(os.UserCacheDir()), "teamtoken-recipes") // what cargo builds of others' takes minutes, once
 	bin := t.TempDir()
 	buf := fmt.Sprintf("#!/bin/sh\nexec go tool -modfile='%s' buf \"$@\"\n", filepath.Join(copied, "tools", "buf", "go.mod"))
 	if err := os.WriteFile(filepath.Join(bin, "buf"), []byte(buf), 0o700); err != nil {
@@ -360,7 +361,7 @@ func TestRecipes(t *testing.T) {
 				t.Fatal(err)
 			}
 			commands := strings.ReplaceAll(section[3], "localhost:9090", f.GRPC)
-			out := harness.Shell(t, dir, []string{"TEAM=" + simulator.AnotherTeam(1), "PATH=" + bin + ":" + os.Getenv("PATH")}, "sh", "-ec", commands)
+			out := harness.Shell(t, dir, []string{"TEAM=" + simulator.AnotherTeam(1), "CARGO_TARGET_DIR=" + built, "PATH=" + bin + ":" + os.Getenv("PATH")}, "sh", "-ec", commands)
 			if !regexp.MustCompile(`(?m)^made at-\w+, and again the same: true$`).MatchString(out) ||
 				!strings.Contains(out, "then: TEAM_NOT_FOUND_OR_FORBIDDEN not_applied") {
 				t.Errorf("it printed:\n%s", out)

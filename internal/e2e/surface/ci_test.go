@@ -4,6 +4,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -56,5 +58,23 @@ func TestWhatWasNotCheckedIsSaid(t *testing.T) {
 				t.Errorf("it goes on: %s", out)
 			}
 		})
+	}
+}
+
+// `make test` names each folder of internal/e2e once, so that none is forgotten.
+func TestEveryFolderIsTested(t *testing.T) {
+	t.Parallel()
+	makefile := string(harness.Must(os.ReadFile("../../../Makefile")))
+	var named []string
+	for _, m := range regexp.MustCompile(`(?m)^E2E_(?:BESIDE|ALONE) +=(.*)$`).FindAllStringSubmatch(makefile, -1) {
+		named = append(named, strings.Fields(m[1])...)
+	}
+	var there []string
+	for _, entry := range harness.Must(os.ReadDir("..")) {
+		there = append(there, entry.Name())
+	}
+	slices.Sort(named)
+	if !slices.Equal(named, there) {
+		t.Errorf("make test runs %v, and there are %v", named, there)
 	}
 }
