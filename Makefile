@@ -74,7 +74,7 @@ check: build ## Check while one works, in a minute: build, vet, lint of what cha
 	@go vet ./...
 	@if [ -n "$(CHANGED)" ]; then $(LINT) run $(CHANGED); fi
 	@go test $(UNIT)
-	@go test -count=1 -run 'TestParityIsComplete|TestParity$$/./grpc|rest/plain' ./internal/e2e/surface
+	@go test -count=1 -run '(TestParity|TestParityIsComplete)$$/./(grpc|rest)/plain' ./internal/e2e/surface
 
 # Of the tests of the built program, the programs have the race detector and the tests themselves do not: they would take
 # the processors from them and find nothing there. Those that measure time or flood a listener run when nothing else does. Go cannot know that

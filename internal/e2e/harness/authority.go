@@ -27,6 +27,7 @@ type Authority struct {
 	caKey                     *ecdsa.PrivateKey
 }
 
+// NewAuthority makes a CA, and a certificate of localhost.
 func NewAuthority(t *testing.T) *Authority {
 	t.Helper()
 	a := &Authority{Pool: x509.NewCertPool(), caKey: Must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))}
@@ -87,6 +88,7 @@ func (a *Authority) ClientCert(t *testing.T, sans ...string) *tls.Config {
 	return client
 }
 
+// WritePEM makes a file of one block.
 func WritePEM(t *testing.T, file, kind string, der []byte) {
 	t.Helper()
 	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {

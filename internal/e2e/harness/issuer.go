@@ -28,6 +28,7 @@ type MovingIssuer struct {
 	Closed      atomic.Bool  // no connection lasts
 }
 
+// NewMovingIssuer runs an issuer with these keys until the test ends.
 func NewMovingIssuer(t *testing.T, keys string) *MovingIssuer {
 	t.Helper()
 	i := &MovingIssuer{}
@@ -84,6 +85,7 @@ func (s *Signer) Sign(t *testing.T, subject string) secret.Text {
 	return s.SignAs(t, JWTIssuer, subject)
 }
 
+// SignAs makes a JWT of a subject, by another issuer.
 func (s *Signer) SignAs(t *testing.T, issuer, subject string) secret.Text {
 	t.Helper()
 	claims := map[string]any{

@@ -276,6 +276,7 @@ type RecordingTransport struct {
 	errors io.Writer
 }
 
+// RoundTrip makes a request.
 func (l *RecordingTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	resp, err := l.RoundTripper.RoundTrip(r)
 	if err != nil || resp.StatusCode < 400 {
