@@ -91,8 +91,8 @@ func TestChaosFindsMutants(t *testing.T) {
 			begun := time.Now()
 			for round := uint64(0); ; round++ {
 				c := newChaos(t, uint64(i)<<8|round, program)
-				c.rage(chaosBounds{duration: 12 * time.Second, operations: 1 << 40})
-				c.settledDown()
+				c.run(chaosBounds{duration: 12 * time.Second, operations: 1 << 40})
+				c.waitResolved()
 				if found := c.checked(); len(found) > 0 {
 					first, _, _ := strings.Cut(found[0], "\n")
 					t.Logf("found after %v: %s", time.Since(begun).Round(time.Second), first)

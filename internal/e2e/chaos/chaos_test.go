@@ -104,7 +104,7 @@ func newChaos(t *testing.T, seed uint64, program string) *chaos {
 	c.set.Env = append(c.set.Env, "TEAMTOKEN_LOG_LEVEL=info") // the harness waits for a line of it
 	c.set.TLS, c.set.Trusts, c.set.Program = c.ca, c.ca.ClientCert(t, "alice"), program
 	for i := range c.replicas {
-		c.replicas[i] = c.run()
+		c.replicas[i] = c.startReplica()
 	}
 	return c
 }
@@ -121,8 +121,8 @@ func (c *chaos) broke(format string, args ...any) {
 	c.broken = append(c.broken, breakage{time.Now(), fmt.Sprintf(format, args...)})
 }
 
-// run starts one more replica, which writes its audit to a file of its own.
-func (c *chaos) run() *replica {
+// startReplica starts one more replica, which writes its audit to a file of its own.
+func (c *chaos) startReplica() *replica {
 	c.started++
 	set := c.set
 	set.Env = append(append([]string{}, set.Env...), "TEAMTOKEN_AUDIT_FILE="+filepath.Join(c.logs, fmt.Sprintf("%04d.jsonl", c.started)))
@@ -133,11 +133,11 @@ func (c *chaos) run() *replica {
 	return r
 }
 
-// rage runs all of it within bounds, then lets what is left come to its end.
-func (c *chaos) rage(b chaosBounds) {
+// run does all of it within bounds, then lets what is left come to its end.
+func (c *chaos) run(b chaosBounds) {
 	var all, faults sync.WaitGroup
-	faults.Go(func() { c.injure(rand.New(rand.NewPCG(c.seed, 1))) })
-	faults.Go(func() { c.break_(rand.New(rand.NewPCG(c.seed, 2))) })
+	faults.Go(func() { c.injectFaults(rand.New(rand.NewPCG(c.seed, 1))) })
+	faults.Go(func() { c.disruptReplicas(rand.New(rand.NewPCG(c.seed, 2))) })
 	until := time.Now().Add(b.duration)
 	for i := range 2 * chaosTeams {
 		all.Go(func() {
@@ -154,9 +154,9 @@ func (c *chaos) rage(b chaosBounds) {
 	c.sim.Reset()
 }
 
-// injure lets requests to the upstream go wrong, about one in six: no more than a
+// injectFaults lets requests to the upstream go wrong, about one in six: no more than a
 // few wait to hit one, or every request would be hit when there are few.
-func (c *chaos) injure(rng *rand.Rand) {
+func (c *chaos) injectFaults(rng *rand.Rand) {
 	tick := time.NewTicker(15 * time.Millisecond)
 	defer tick.Stop()
 	var waiting []*simulator.Injected
@@ -206,8 +206,8 @@ func (c *chaos) injure(rng *rand.Rand) {
 	}
 }
 
-// break_ kills and rolls replicas, and has Redis die and hang, one at a time.
-func (c *chaos) break_(rng *rand.Rand) {
+// disruptReplicas kills and rolls replicas, and has Redis die and hang, one at a time.
+func (c *chaos) disruptReplicas(rng *rand.Rand) {
 	for {
 		pause := time.NewTimer(time.Duration(1000+rng.IntN(3000)) * time.Millisecond)
 		select {
@@ -251,7 +251,7 @@ func (c *chaos) break_(rng *rand.Rand) {
 }
 
 func (c *chaos) replace(i int) {
-	next := c.run()
+	next := c.startReplica()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.replicas[i] = next
@@ -293,15 +293,15 @@ func (c *chaos) operate(rng *rand.Rand, worker, n int) {
 		var both sync.WaitGroup
 		seed := rng.Uint64()
 		for side := range 2 {
-			both.Go(func() { c.insist(rand.New(rand.NewPCG(seed, uint64(side))), caller, op) })
+			both.Go(func() { c.retryUntilDefinite(rand.New(rand.NewPCG(seed, uint64(side))), caller, op) })
 		}
 		both.Wait()
 	} else {
-		c.insist(rng, caller, op)
+		c.retryUntilDefinite(rng, caller, op)
 	}
 	if op.rpc == "CreateNamedToken" && rng.IntN(8) > 0 { // or the lists grow for ever
 		if token := c.answered(op); token != "" {
-			c.insist(rng, caller, &operation{rpc: "DeleteTokenByID", team: op.team, token: token})
+			c.retryUntilDefinite(rng, caller, &operation{rpc: "DeleteTokenByID", team: op.team, token: token})
 		}
 	}
 	if op.key != "" {
@@ -311,8 +311,8 @@ func (c *chaos) operate(rng *rand.Rand, worker, n int) {
 	}
 }
 
-// insist attempts an operation as long as its answer says that one may.
-func (c *chaos) insist(rng *rand.Rand, caller string, op *operation) {
+// retryUntilDefinite attempts an operation as long as its answer says that one may.
+func (c *chaos) retryUntilDefinite(rng *rand.Rand, caller string, op *operation) {
 	for tries := 0; ; tries++ {
 		a := c.attempt(rng, caller, op)
 		switch {
@@ -463,9 +463,9 @@ func (c *chaos) violate(format string, args ...any) {
 	c.found = append(c.found, fmt.Sprintf(format, args...))
 }
 
-// settledDown waits until nothing is left to be settled, and for no longer than a
+// waitResolved waits until nothing is left to be resolved, and for no longer than a
 // few holds: a slow machine may need more than two.
-func (c *chaos) settledDown() {
+func (c *chaos) waitResolved() {
 	client := redis.NewClient(&redis.Options{Addr: c.redis.Address()})
 	defer client.Close()
 	begun := time.Now()
@@ -507,8 +507,8 @@ func TestChaos(t *testing.T) {
 			}
 		}
 	}()
-	c.rage(bounds)
-	c.settledDown()
+	c.run(bounds)
+	c.waitResolved()
 	for _, violation := range c.checked() {
 		t.Error(violation)
 	}
