@@ -78,6 +78,12 @@ type Server struct {
 	Exited         chan struct{} // closed when the process has ended
 	Answers        Output        // every error that a caller was given
 	Terminate      func()        // sends SIGTERM, once: a second one would end the program at once
+
+	audit struct { // what Audited has decoded
+		mu    sync.Mutex
+		read  int // bytes
+		lines []audit.Record
+	}
 }
 
 // Settings are what a test starts the program with.
@@ -264,6 +270,13 @@ func (o *Output) Write(p []byte) (int, error) {
 	return o.b.Write(p)
 }
 
+// from is what stands after so many bytes.
+func (o *Output) from(at int) string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return string(o.b.Bytes()[at:])
+}
+
 func (o *Output) String() string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -314,16 +327,21 @@ func Soon(interval time.Duration, ok func() bool) bool {
 	return true
 }
 
-// Audited are the lines of the audit log that the program wrote to standard output.
+// Audited are the lines of the audit log that the program wrote to standard output. Each is
+// decoded once: tests that make thousands of calls ask after every one.
 func (f *Server) Audited() []audit.Record {
-	var lines []audit.Record
-	for line := range strings.Lines(f.Stdout.String()) {
+	f.audit.mu.Lock()
+	defer f.audit.mu.Unlock()
+	whole := f.Stdout.from(f.audit.read)
+	whole = whole[:strings.LastIndexByte(whole, '\n')+1]
+	f.audit.read += len(whole)
+	for line := range strings.Lines(whole) {
 		var r audit.Record
 		if strings.HasPrefix(line, "{") && json.Unmarshal([]byte(line), &r) == nil && r.Event != "" {
-			lines = append(lines, r)
+			f.audit.lines = append(f.audit.lines, r)
 		}
 	}
-	return lines
+	return slices.Clip(f.audit.lines)
 }
 
 // Must is for what fails only if the machine does: it panics.
