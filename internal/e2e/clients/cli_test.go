@@ -80,7 +80,6 @@ func (r ran) golden(t *testing.T, name string, secrets ...string) {
 // The command line, as a person or a job uses it: what it prints, in each form, and
 // what it exits with. A secret stands where it was asked for, and nowhere else.
 func TestCommandLine(t *testing.T) {
-	t.Parallel()
 	sim, url := harness.NewSimulator(t)
 	ca := harness.NewAuthority(t)
 	s := harness.WithPolicy(t, sim, url, `
