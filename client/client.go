@@ -174,5 +174,5 @@ func call[Request, Response any](
 		defer cancel()
 	}
 	resp, err := rpc(ctx, req)
-	return resp, errorOf(err, changes)
+	return resp, newError(err, changes)
 }

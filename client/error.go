@@ -10,7 +10,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
-	"github.com/teamtoken/teamtoken/internal/reason"
+	"github.com/teamtoken/teamtoken/internal/apierror"
 )
 
 // Error is a call that failed.
@@ -78,13 +78,13 @@ func outcomeName(o teamtokenv1.Outcome) string {
 	return strings.ToLower(strings.TrimPrefix(o.String(), "OUTCOME_"))
 }
 
-// errorOf is the *Error of a call, or nil.
-func errorOf(err error, changes bool) error {
+// newError is the *Error of a call, or nil.
+func newError(err error, changes bool) error {
 	if err == nil {
 		return nil
 	}
 	st := status.Convert(err)
-	d := reason.DetailsOf(st)
+	d := apierror.FromStatus(st)
 	e := &Error{
 		Code: st.Code(), ReasonName: d.Reason, Message: st.Message(), RetryAfter: d.RetryAfter, XRequestID: d.RequestID, status: st,
 		Reason:  teamtokenv1.ErrorReason(teamtokenv1.ErrorReason_value["ERROR_REASON_"+d.Reason]),

@@ -16,13 +16,13 @@ import (
 	"google.golang.org/grpc/stats"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/apidocs"
 	"github.com/teamtoken/teamtoken/internal/audit"
-	"github.com/teamtoken/teamtoken/internal/budget"
 	"github.com/teamtoken/teamtoken/internal/config"
 	"github.com/teamtoken/teamtoken/internal/gateway"
 	"github.com/teamtoken/teamtoken/internal/interceptor"
 	"github.com/teamtoken/teamtoken/internal/mutation"
-	"github.com/teamtoken/teamtoken/internal/reference"
+	"github.com/teamtoken/teamtoken/internal/ratelimit"
 	"github.com/teamtoken/teamtoken/internal/seal"
 	"github.com/teamtoken/teamtoken/internal/server"
 	"github.com/teamtoken/teamtoken/internal/service"
@@ -47,7 +47,7 @@ type app struct {
 	store     state.Store
 	keys      func() *seal.Keys
 	rejected  rejected
-	budget    *budget.Budget
+	limiter   *ratelimit.Limiter
 	upstream  *upstream.Client
 	engine    *mutation.Engine
 	service   *service.Service
@@ -86,7 +86,7 @@ func (a *app) close() {
 
 func (a *app) buildTelemetry(ctx context.Context) (err error) {
 	a.log = telemetry.NewLogger(a.stderr, a.cfg.LogLevel, a.cfg.LogFormat == "text")
-	for _, variable := range config.Strangers(os.Environ()) {
+	for _, variable := range config.UnknownVariables(os.Environ()) {
 		a.log.Warn("an environment variable is not a setting and is ignored", "variable", variable.Name, "did_you_mean", variable.Meant)
 	}
 	ignored, err := telemetry.Variables(a.cfg.AuditFile == audit.OTLP)
@@ -124,7 +124,7 @@ func (a *app) buildAudit(context.Context) (err error) {
 	a.readiness = server.NewReadiness(teamtokenv1.TeamTokenService_ServiceDesc.ServiceName)
 	a.audit, err = audit.Open(audit.Options{
 		Destination: a.cfg.AuditFile, Sync: a.cfg.AuditSync, Stdout: a.stdout, Stderr: a.stderr,
-		Working: func(ok bool, err error) {
+		OnStatusChange: func(ok bool, err error) {
 			a.metrics.Audit(ok)
 			a.readiness.Set("the audit log can't be written", ok)
 			if !ok {
@@ -133,8 +133,8 @@ func (a *app) buildAudit(context.Context) (err error) {
 			}
 			a.log.Info("the audit log can be written again")
 		},
-		Diverted: a.metrics.AuditDiverted,
-		Counted:  a.metrics.AuditCounted,
+		OnFallback: a.metrics.AuditDiverted,
+		Counted:    a.metrics.AuditCounted,
 	})
 	if err != nil {
 		return fmt.Errorf("TEAMTOKEN_AUDIT_FILE (--audit-file): %w", err)
@@ -150,13 +150,13 @@ func (a *app) buildService(context.Context) error {
 		return err
 	}
 	a.engine = mutation.New(a.upstream, mutation.Options{
-		Store: a.store, Hold: a.cfg.UnknownHold, Budget: a.budget, Keys: a.keys, Audit: a.audit, Metrics: a.metrics,
+		Store: a.store, Hold: a.cfg.UnknownHold, Limiter: a.limiter, Keys: a.keys, Audit: a.audit, Metrics: a.metrics,
 		Rejected: a.rejected, MaxRecords: a.cfg.MaxRequestIDs, Organizations: organizations,
 	}, a.log)
 	a.service = service.New(a.upstream, a.engine, service.Limits{MaxTokenTTL: a.cfg.MaxTokenTTL, DefaultTokenTTL: a.cfg.DefaultTokenTTL})
-	return a.metrics.Watch(telemetry.Present{
+	return a.metrics.ObserveGauges(telemetry.GaugeSources{
 		TeamsHeld: func() int { return a.engine.Status().InDoubt }, Replicas: func() int { return a.engine.Status().Replicas },
-		Rate: a.budget.Rate, Waiting: a.budget.Queue, Pause: a.budget.Paused, CircuitOpen: a.upstream.CircuitOpen,
+		Rate: a.limiter.Rate, Waiting: a.limiter.QueueLen, Pause: a.limiter.Blocked, CircuitOpen: a.upstream.CircuitOpen,
 	})
 }
 
@@ -177,7 +177,7 @@ func (a *app) buildChain(context.Context) error {
 		Authenticate:      authenticate, Policy: rules,
 		MaxInFlightPerCaller: a.cfg.MaxCallsPerCaller,
 	})
-	a.stats = a.telemetry.Calls(teamtokenv1.TeamTokenService_ServiceDesc.ServiceName)
+	a.stats = a.telemetry.GRPCStatsHandler(teamtokenv1.TeamTokenService_ServiceDesc.ServiceName)
 	a.unary = server.Tracked(a.chain.Unary, inprocgrpc.ClientContext)
 	return nil
 }
@@ -190,7 +190,7 @@ func (a *app) buildGateway(context.Context) (err error) {
 	inprocess.RegisterService(&teamtokenv1.TeamTokenService_ServiceDesc, a.service)
 	a.rest, err = gateway.New(inprocess, a.log, a.unseen, parseOrigins(a.cfg), a.cfg.MaxHeaderBytes)
 	if err == nil && a.cfg.Docs {
-		a.rest = reference.Handler(a.rest)
+		a.rest = apidocs.Handler(a.rest)
 	}
 	return err
 }
@@ -205,13 +205,13 @@ func (a *app) buildServer(context.Context) error {
 		HTTP:  server.Listener{Address: a.cfg.HTTPAddress, Setting: "TEAMTOKEN_HTTP_ADDRESS (--http-address)"},
 		Admin: server.Listener{Address: a.cfg.AdminAddress, Setting: "TEAMTOKEN_ADMIN_ADDRESS (--admin-address)"},
 		TLS:   tlsConfig,
-		Unary: a.unary, Stream: a.chain.Stream, Calls: a.stats, Codec: interceptor.Codec(),
+		Unary: a.unary, Stream: a.chain.Stream, StatsHandler: a.stats, Codec: interceptor.Codec(),
 		Service: interceptor.WrapServiceDesc(teamtokenv1.TeamTokenService_ServiceDesc), Implementation: a.service,
 		REST: a.rest, Metrics: a.metrics.Handler(), Readiness: a.readiness,
-		MaxCall: a.cfg.RequestTimeout, Limits: limits(a.cfg),
-		Refused: a.metrics.ConnectionRefused, RefusedCall: a.chain.Refused, Unseen: a.unseen,
-		Reflection: a.cfg.Reflection, Pprof: a.cfg.Pprof, Log: a.log, Delay: a.cfg.ShutdownDelay,
-		Stopping: a.chain.Stop, Ending: a.engine.AbortWaiting, Drain: a.engine.Drain,
+		MaxCallDuration: a.cfg.RequestTimeout, Limits: limits(a.cfg),
+		OnRejected: a.metrics.ConnectionRefused, RefusedCall: a.chain.Refused, Unseen: a.unseen,
+		Reflection: a.cfg.Reflection, Pprof: a.cfg.Pprof, Log: a.log, ShutdownDelay: a.cfg.ShutdownDelay,
+		OnShutdown: a.chain.Stop, OnDeadline: a.engine.AbortWaiting, WaitBackground: a.engine.Drain,
 	})
 	return err
 }

@@ -82,7 +82,7 @@ func (c *explainCommand) Run(w io.Writer) error {
 	if !policy.Known(c.Method) {
 		return fmt.Errorf("--method: there is no method %q: there are %s", c.Method, strings.Join(policy.Methods(), ", "))
 	}
-	who := caller.Caller{ID: c.Caller, VerifiedBy: caller.Source(c.VerifiedBy)}
+	who := caller.Caller{ID: c.Caller, VerifiedBy: caller.AuthMethod(c.VerifiedBy)}
 	if who.Claims, err = claims(c.Claims); err != nil {
 		return fmt.Errorf("--claims: %w", err)
 	}

@@ -30,7 +30,7 @@ import (
 // is nil where they have none. ready is closed once it can: an issuer of JWTs may not
 // answer yet.
 func (f reloader) authenticator(cfg *config.Config) (
-	authenticate func(context.Context, caller.Presented) (caller.Caller, error), ready <-chan struct{}, err error,
+	authenticate func(context.Context, caller.Credentials) (caller.Caller, error), ready <-chan struct{}, err error,
 ) {
 	o := authn.Options{Certificates: cfg.MutualTLS(), SPIFFE: cfg.SPIFFESocket != ""}
 	if o.JWT, ready, err = f.jwt(cfg); err != nil {
@@ -48,14 +48,14 @@ func (f reloader) authenticator(cfg *config.Config) (
 	if !o.Certificates && o.JWT == nil && o.Mesh == nil {
 		return nil, ready, nil
 	}
-	verified := authn.New(o).Caller
+	verified := authn.New(o).Authenticate
 	if cfg.PolicyFile != "" {
 		return verified, ready, nil
 	}
 	// Where no policy asks who calls, who does not say so is nobody in particular.
-	return func(ctx context.Context, p caller.Presented) (caller.Caller, error) {
+	return func(ctx context.Context, p caller.Credentials) (caller.Caller, error) {
 		who, err := verified(ctx, p)
-		if errors.Is(err, authn.ErrNone) {
+		if errors.Is(err, authn.ErrNoCredentials) {
 			return caller.Caller{}, nil
 		}
 		return who, err
@@ -91,7 +91,7 @@ var always = func() <-chan struct{} {
 const issuerTimeout = 10 * time.Second
 
 // jwt is nil where JWTs are not believed. ready is closed once it has keys.
-func (f reloader) jwt(cfg *config.Config) (j *authn.JWT, ready <-chan struct{}, err error) {
+func (f reloader) jwt(cfg *config.Config) (j *authn.JWTVerifier, ready <-chan struct{}, err error) {
 	if cfg.JWTIssuer == "" {
 		return nil, always, nil
 	}
@@ -113,7 +113,7 @@ func (f reloader) jwt(cfg *config.Config) (j *authn.JWT, ready <-chan struct{}, 
 }
 
 // fileKeys are the public keys of the issuer of JWTs, from a file.
-func (f reloader) fileKeys(cfg *config.Config) (authn.Keys, error) {
+func (f reloader) fileKeys(cfg *config.Config) (authn.KeySource, error) {
 	leftOut := f.leftOut("TEAMTOKEN_JWT_KEYS_FILE")
 	value, err := follow(f, "TEAMTOKEN_JWT_KEYS_FILE", []string{cfg.JWTKeysFile}, func(contents [][]byte) (authn.KeySet, error) {
 		keys, err := authn.ParseKeys(contents[0], cfg.JWTAlgorithms...)
@@ -149,7 +149,7 @@ func (f reloader) issuerKeys(cfg *config.Config) (*authn.IssuerKeys, error) {
 	if cfg.JWTIssuerTokenFile != "" {
 		f.warnIfReadable("TEAMTOKEN_JWT_ISSUER_TOKEN_FILE", cfg.JWTIssuerTokenFile)
 		token, err := follow(f, "TEAMTOKEN_JWT_ISSUER_TOKEN_FILE", []string{cfg.JWTIssuerTokenFile}, func(contents [][]byte) (secret.Text, error) {
-			return config.Bearer(string(contents[0]))
+			return config.ParseCredential(string(contents[0]))
 		})
 		if err != nil {
 			return nil, fmt.Errorf("TEAMTOKEN_JWT_ISSUER_TOKEN_FILE (--jwt-issuer-token-file): %w", err)

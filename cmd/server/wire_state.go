@@ -43,12 +43,12 @@ func (f reloader) store(cfg *config.Config, rejected rejected) (state.Store, fun
 		return nil, nil, fmt.Errorf("TEAMTOKEN_STATE_KEY_FILE (--state-key-file): %w", err)
 	}
 	o := state.RedisOptions{
-		URL: cfg.State, Prefix: cfg.StatePrefix, Times: times, Observe: f.metrics.Step, Keys: keys.Get, Rejected: rejected,
+		URL: cfg.State, Prefix: cfg.StatePrefix, Times: times, Observe: f.metrics.StoreOperation, Keys: keys.Get, Rejected: rejected,
 	}
 	if cfg.StatePasswordFile != "" {
 		f.warnIfReadable("TEAMTOKEN_STATE_PASSWORD_FILE", cfg.StatePasswordFile)
 		password, err := follow(f, "TEAMTOKEN_STATE_PASSWORD_FILE", []string{cfg.StatePasswordFile}, func(contents [][]byte) (*secret.Text, error) {
-			word, err := config.Bearer(string(contents[0]))
+			word, err := config.ParseCredential(string(contents[0]))
 			return &word, err
 		})
 		if err != nil {

@@ -9,9 +9,9 @@ import (
 	"strings"
 
 	"github.com/teamtoken/teamtoken/internal/audit"
-	"github.com/teamtoken/teamtoken/internal/budget"
 	"github.com/teamtoken/teamtoken/internal/config"
 	"github.com/teamtoken/teamtoken/internal/gateway"
+	"github.com/teamtoken/teamtoken/internal/ratelimit"
 	"github.com/teamtoken/teamtoken/internal/secret"
 	"github.com/teamtoken/teamtoken/internal/simulator"
 	"github.com/teamtoken/teamtoken/internal/telemetry"
@@ -27,16 +27,16 @@ func (a *app) buildUpstream(context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	a.budget = budget.New(a.cfg.UpstreamRate, a.store, a.log, a.metrics.Waited)
+	a.limiter = ratelimit.New(a.cfg.UpstreamRate, a.store, a.log, a.metrics.Waited)
 	a.upstream, err = upstream.New(upstream.Options{
-		Address:    a.address,
-		Transport:  transport,
-		Credential: credential,
-		Timeout:    a.cfg.UpstreamTimeout,
-		UserAgent:  "teamtoken/" + version,
-		Pacer:      a.budget,
-		Tracer:     a.telemetry.Tracer,
-		Observe: func(ctx context.Context, attempt upstream.Attempt) {
+		Address:     a.address,
+		Transport:   transport,
+		Credential:  credential,
+		Timeout:     a.cfg.UpstreamTimeout,
+		UserAgent:   "teamtoken/" + version,
+		RateLimiter: a.limiter,
+		Tracer:      a.telemetry.Tracer,
+		OnAttempt: func(ctx context.Context, attempt upstream.Attempt) {
 			a.metrics.Upstream(ctx, telemetry.UpstreamLabels{
 				Method: attempt.Method, Template: attempt.Template, Status: attempt.Status, Failure: attempt.Failure,
 				Address: attempt.Host, Port: attempt.Port,
@@ -64,7 +64,7 @@ func (f reloader) upstream(cfg *config.Config) (address string, credential upstr
 	}
 	f.warnIfReadable("TFE_TOKEN_FILE", cfg.TFETokenFile)
 	token, err := follow(f, "TFE_TOKEN_FILE", []string{cfg.TFETokenFile}, func(contents [][]byte) (secret.Text, error) {
-		return config.Bearer(string(contents[0]))
+		return config.ParseCredential(string(contents[0]))
 	})
 	if err != nil {
 		return "", nil, fmt.Errorf("TFE_TOKEN_FILE (--tfe-token-file): %w", err)

@@ -25,8 +25,8 @@ import (
 )
 
 const (
-	// patience is how long a line may take to be written.
-	patience = 2 * time.Second
+	// writeTimeout is how long a line may take to be written.
+	writeTimeout = 2 * time.Second
 	// maxPending is how many bytes may wait to be written before attempts are refused.
 	maxPending = 4 << 20
 	// resultRoom is how many bytes more may, of how attempts ended.
@@ -44,7 +44,7 @@ const (
 // Why a line was not written, where it is not the sink's own error.
 var (
 	errClosed  = errors.New("audit: the log is closed")
-	errBlocked = fmt.Errorf("audit: the sink takes no lines, for %s", patience)
+	errBlocked = fmt.Errorf("audit: the sink takes no lines, for %s", writeTimeout)
 	errFull    = fmt.Errorf("audit: more than %d bytes wait to be written", maxPending)
 )
 
@@ -57,11 +57,11 @@ type Options struct {
 	// Stdout is the destination of that name. Stderr is given what can't be written.
 	// Nil, they are the process's own.
 	Stdout, Stderr io.Writer
-	// Working is told when lines can't be written any more, and why; and when they
+	// OnStatusChange is told when lines can't be written any more, and why; and when they
 	// can again. It is called once for each such change, one after the other.
-	Working func(ok bool, err error)
-	// Diverted, if set, is told of each line that went to standard error instead.
-	Diverted func()
+	OnStatusChange func(ok bool, err error)
+	// OnFallback, if set, is told of each line that went to standard error instead.
+	OnFallback func()
 	// Counted, if set, is told of each refusal that was counted and has no line of its own.
 	Counted func()
 }
@@ -70,31 +70,31 @@ type Options struct {
 type Log struct {
 	options Options
 
-	wake  chan struct{} // there may be something to write
-	using chan struct{} // held by who uses or changes the sink
-	ended chan struct{} // closed when write has returned
+	wake     chan struct{} // there may be something to write
+	sinkLock chan struct{} // held by who uses or changes the sink
+	done     chan struct{} // closed when write has returned
 
-	stderr  sync.Mutex // held by who writes there
-	tellers sync.WaitGroup
+	stderr    sync.Mutex // held by who writes there
+	notifiers sync.WaitGroup
 
-	mu       sync.Mutex
-	sink     sink
-	refusals refusals
-	pending  *batch // nil if nothing is
-	writing  *batch // nil if nothing is
-	watch    *time.Timer
-	watched  bool          // watch runs
-	wrote    time.Time     // when the last write ended
-	took     time.Duration // and how long it took
-	broken   bool          // lines can't be written
-	cause    error
-	lost     int      // lines on standard error, of which no line tells yet
-	changes  []change // of broken, to tell Working
-	telling  bool
-	closed   bool
+	mu            sync.Mutex
+	sink          sink
+	refusals      refusals
+	pending       *batch // nil if nothing is
+	writing       *batch // nil if nothing is
+	timer         *time.Timer
+	timerArmed    bool          // watch runs
+	wrote         time.Time     // when the last write ended
+	took          time.Duration // and how long it took
+	failing       bool          // lines can't be written
+	failure       error
+	fallbackLines int          // lines on standard error, of which no line tells yet
+	transitions   []transition // of broken, to tell Working
+	notifying     bool
+	closed        bool
 }
 
-type change struct {
+type transition struct {
 	ok  bool
 	err error
 }
@@ -113,12 +113,12 @@ func Open(o Options) (*Log, error) {
 	}
 	l := &Log{
 		options: o, sink: s,
-		wake: make(chan struct{}, 1), using: make(chan struct{}, 1), ended: make(chan struct{}),
+		wake: make(chan struct{}, 1), sinkLock: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 	l.mu.Lock() // overdue must not see it half made
-	l.watch, l.watched = time.AfterFunc(patience, l.overdue), true
+	l.timer, l.timerArmed = time.AfterFunc(writeTimeout, l.expire), true
 	l.mu.Unlock()
-	go l.write()
+	go l.run()
 	return l, nil
 }
 
@@ -131,7 +131,7 @@ func (l *Log) Attempt(ctx context.Context, r *Record) error {
 		return fmt.Errorf("audit: %w", context.Cause(ctx))
 	}
 	line := encode(r)
-	b, err := l.put(line, false)
+	b, err := l.enqueue(line, false)
 	if err != nil {
 		return err
 	}
@@ -143,17 +143,17 @@ func (l *Log) Attempt(ctx context.Context, r *Record) error {
 	}
 }
 
-// Result writes what became of an attempt, in a line that is never counted with
+// Outcome writes what became of an attempt, in a line that is never counted with
 // others: see Refusal for a call that had no attempt. What can't be
 // written within two seconds goes to standard error, as the same line; it may be
 // written all the same, later. r may be changed as soon as it returns.
-func (l *Log) Result(r *Record) {
+func (l *Log) Outcome(r *Record) {
 	if r.Event == EventRefusal && r.Decision == "" { // there was no attempt: the policy was not asked yet
 		_ = l.Refusal(r)
 		return
 	}
 	line := encode(r)
-	b, err := l.put(line, true)
+	b, err := l.enqueue(line, true)
 	if err == nil {
 		<-b.done
 		err = b.err
@@ -171,9 +171,9 @@ func (l *Log) divert(lines []byte) {
 	l.stderr.Lock()
 	defer l.stderr.Unlock()
 	_, _ = l.options.Stderr.Write(lines)
-	if l.options.Diverted != nil {
+	if l.options.OnFallback != nil {
 		for range bytes.Count(lines, []byte{'\n'}) {
-			l.options.Diverted()
+			l.options.OnFallback()
 		}
 	}
 }
@@ -188,7 +188,7 @@ func (l *Log) Reopen() error {
 	if err != nil {
 		return err
 	}
-	if !l.use() {
+	if !l.lockSink() {
 		_ = s.close()
 		return fmt.Errorf("%s: %w", l.options.Destination, errBlocked)
 	}
@@ -198,7 +198,7 @@ func (l *Log) Reopen() error {
 		old, l.sink = l.sink, s
 	}
 	l.mu.Unlock()
-	<-l.using
+	<-l.sinkLock
 	_ = old.close() // each of its lines was written, or not, by itself
 	l.signal()
 	return nil
@@ -210,10 +210,10 @@ func (l *Log) Close() error {
 	l.closed = true
 	l.mu.Unlock()
 	l.signal()
-	timeout := time.NewTimer(patience)
+	timeout := time.NewTimer(writeTimeout)
 	defer timeout.Stop()
 	select {
-	case <-l.ended:
+	case <-l.done:
 	case <-timeout.C:
 		l.mu.Lock()
 		s := l.sink
@@ -225,18 +225,18 @@ func (l *Log) Close() error {
 			l.divert(rest)
 			return errBlocked // and the goroutine ends when the system lets it
 		}
-		<-l.ended
+		<-l.done
 	}
-	l.tellers.Wait()
+	l.notifiers.Wait()
 	return nil
 }
 
-// use waits until nobody else uses the sink, for as long as there is patience.
-func (l *Log) use() bool {
-	timeout := time.NewTimer(patience)
+// lockSink waits until nobody else uses the sink, for as long as there is patience.
+func (l *Log) lockSink() bool {
+	timeout := time.NewTimer(writeTimeout)
 	defer timeout.Stop()
 	select {
-	case l.using <- struct{}{}:
+	case l.sinkLock <- struct{}{}:
 		return true
 	case <-timeout.C:
 		return false

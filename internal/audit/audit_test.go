@@ -32,7 +32,7 @@ func TestAttemptIsWrittenWhenItReturns(t *testing.T) {
 		if !strings.HasSuffix(read(t, path), `"request_id":"`+id+`"}`+"\n") {
 			t.Errorf("attempt %s is not written", id)
 		}
-		l.Result(outcome(id))
+		l.Outcome(outcome(id))
 	}
 	expect(t, "lines", told(t, read(t, path)), "attempt 0", "attempt 1", "outcome 1", "attempt 2", "outcome 2")
 	if l.stderr.String() != "" || l.told.String() != "" {
@@ -104,7 +104,7 @@ func TestSinksThatFail(t *testing.T) {
 				t.Errorf("an attempt that is refused is told nowhere: %s", l.stderr.String())
 			}
 			r := day()[7]
-			l.Result(&r)
+			l.Outcome(&r)
 			want, _ := r.MarshalJSON()
 			if l.stderr.String() != string(want)+"\n" {
 				t.Errorf("on standard error: %q, want %q", l.stderr.String(), want)
@@ -126,8 +126,8 @@ func TestItResumesByItself(t *testing.T) {
 		d := newDisk(0)
 		l := open(t, audit.Options{Destination: audit.Stdout, Stdout: d})
 		refused(t, "on a full disk", l.Attempt(t.Context(), attempt("1")), syscall.ENOSPC)
-		l.Result(outcome("1"))
-		l.Result(outcome("2"))
+		l.Outcome(outcome("1"))
+		l.Outcome(outcome("2"))
 		time.Sleep(10*time.Second + time.Millisecond) // by the test's own clock
 		if writes := d.writes.Load(); writes != 13 {
 			t.Errorf("%d writes: 3 lines, and each second another try", writes)
@@ -149,7 +149,7 @@ func TestItResumesByItself(t *testing.T) {
 func TestItResumesWithTheNextLine(t *testing.T) {
 	d := newDisk(0)
 	l := open(t, audit.Options{Destination: audit.Stdout, Stdout: d})
-	l.Result(outcome("1"))
+	l.Outcome(outcome("1"))
 	d.room.Store(1 << 20)
 	if err := l.Attempt(t.Context(), attempt("2")); err != nil {
 		t.Error(err)
@@ -199,7 +199,7 @@ func TestALineThatWasTornBefore(t *testing.T) {
 			t.Fatal(err)
 		}
 		l := open(t, audit.Options{Destination: path})
-		l.Result(outcome("1"))
+		l.Outcome(outcome("1"))
 		if rest, ok := strings.CutPrefix(read(t, path), after); !ok || len(told(t, rest)) != 1 {
 			t.Errorf("after %q: %q", before, read(t, path))
 		}
@@ -224,7 +224,7 @@ func TestASinkThatHangsHangsNobody(t *testing.T) {
 		var group sync.WaitGroup
 		group.Go(func() {
 			time.Sleep(time.Millisecond)
-			l.Result(outcome("0"))
+			l.Outcome(outcome("0"))
 		})
 		short, end := context.WithTimeout(t.Context(), time.Second)
 		defer end()
@@ -238,7 +238,7 @@ func TestASinkThatHangsHangsNobody(t *testing.T) {
 		group.Wait()
 		expect(t, "on standard error, after two seconds of its own", told(t, l.stderr.String()), "outcome 0")
 		refused(t, "one more", l.Attempt(t.Context(), attempt("3")), nil)
-		l.Result(outcome("3"))
+		l.Outcome(outcome("3"))
 		took(0) // it is known by now
 		time.Sleep(time.Minute)
 
@@ -260,7 +260,7 @@ func TestAWriteThatComesThroughLate(t *testing.T) {
 		d := newDisk(1 << 20)
 		release := d.hang()
 		l := open(t, audit.Options{Destination: audit.Stdout, Stdout: d})
-		l.Result(outcome("1"))
+		l.Outcome(outcome("1"))
 		release()
 		synctest.Wait()
 		expect(t, "lines", told(t, d.String()), "outcome 1", "resumed 1")
@@ -290,7 +290,7 @@ func TestAPipeThatNobodyReads(t *testing.T) {
 		b, _ := io.ReadAll(reader)
 		text <- string(b)
 	}()
-	l.Result(outcome("last"))
+	l.Outcome(outcome("last"))
 	_ = l.Close()
 	_ = pipe.Close()
 	lines := told(t, <-text)
@@ -333,7 +333,7 @@ func TestWhatIsPendingIsBounded(t *testing.T) {
 		if time.Since(start) != 0 || err == nil || !strings.Contains(err.Error(), "4194304 bytes") {
 			t.Errorf("after %d lines: %v", tries, err)
 		}
-		l.Result(outcome("1"))
+		l.Outcome(outcome("1"))
 		expect(t, "on standard error", told(t, l.stderr.String()), "outcome 1")
 		release()
 		group.Wait()
@@ -398,7 +398,7 @@ func TestReopenUnderLoad(t *testing.T) {
 				if err := l.Attempt(t.Context(), attempt(id)); err != nil {
 					t.Error(err)
 				}
-				l.Result(outcome(id))
+				l.Outcome(outcome(id))
 			}
 		})
 	}
@@ -409,7 +409,7 @@ func TestReopenUnderLoad(t *testing.T) {
 			t.Fatal(err)
 		}
 		size := len(read(t, old))
-		l.Result(outcome(fmt.Sprintf("rotation-%d", i)))
+		l.Outcome(outcome(fmt.Sprintf("rotation-%d", i)))
 		if len(read(t, old)) != size {
 			t.Error("the old file was written to after Reopen")
 		}
@@ -464,7 +464,7 @@ func TestReopenMendsAtOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	l := open(t, audit.Options{Destination: path})
-	l.Result(outcome("1"))
+	l.Outcome(outcome("1"))
 	l.next(t)
 	if err := errors.Join(os.Remove(path), l.Reopen()); err != nil {
 		t.Fatal(err)
@@ -480,7 +480,7 @@ func TestReopenOfWhatIsNoFile(t *testing.T) {
 	if err := l.Reopen(); err != nil {
 		t.Error(err)
 	}
-	l.Result(outcome("1"))
+	l.Outcome(outcome("1"))
 	expect(t, "lines", told(t, b.String()), "outcome 1")
 }
 
@@ -518,7 +518,7 @@ func TestCloseWritesWhatIsPending(t *testing.T) {
 		l := open(t, audit.Options{Destination: audit.Stdout, Stdout: d})
 		var group sync.WaitGroup
 		for _, id := range []string{"1", "2", "3"} {
-			group.Go(func() { l.Result(outcome(id)) })
+			group.Go(func() { l.Outcome(outcome(id)) })
 			synctest.Wait()
 		}
 		group.Go(func() {
@@ -532,7 +532,7 @@ func TestCloseWritesWhatIsPending(t *testing.T) {
 		expect(t, "lines", told(t, d.String()), "outcome 1", "outcome 2", "outcome 3")
 
 		refused(t, "after Close", l.Attempt(t.Context(), attempt("4")), nil)
-		l.Result(outcome("4"))
+		l.Outcome(outcome("4"))
 		expect(t, "on standard error", told(t, l.stderr.String()), "outcome 4")
 		if err := l.Close(); err != nil || l.told.String() != "" {
 			t.Errorf("an end is no failure: %v, %q", err, l.told.String())
@@ -580,7 +580,7 @@ func BenchmarkLog(b *testing.B) {
 					if err := l.Attempt(ctx, &a); err != nil {
 						b.Error(err)
 					}
-					l.Result(&o)
+					l.Outcome(&o)
 				}
 			})
 			b.ReportMetric(float64(cpu()-before)/float64(b.N), "cpu-ns/op")

@@ -8,13 +8,13 @@ import (
 // batch is what is written at once. Who has a line in it waits for done, and then
 // reads err.
 type batch struct {
-	text    []byte
-	lines   []lineInfo
-	results int // lines that go to standard error if they can't be written
-	born    time.Time
-	done    chan struct{}
-	over    bool // done is closed
-	err     error
+	text      []byte
+	lines     []lineInfo
+	results   int // lines that go to standard error if they can't be written
+	createdAt time.Time
+	done      chan struct{}
+	completed bool // done is closed
+	err       error
 }
 
 // lineInfo is what is known of a line without reading it.
@@ -40,26 +40,26 @@ func encode(r *Record) *line {
 	return &line{lineInfo{size: len(text), event: at.Event, time: at.Time}, text}
 }
 
-// put appends a line to what is pending. result says that the line goes to standard
+// enqueue appends a line to what is pending. result says that the line goes to standard
 // error if it can't be written. An error is returned at once: that there
 // is no room, or that others are trying already whether lines can be written again.
-func (l *Log) put(line *line, result bool) (*batch, error) {
+func (l *Log) enqueue(line *line, result bool) (*batch, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	err := l.refuses(line, result)
+	err := l.rejects(line, result)
 	if err != nil {
 		if result {
-			l.lost++
+			l.fallbackLines++
 		}
 		return nil, err
 	}
 	b := l.pending
 	if b == nil {
-		b = &batch{born: time.Now(), done: make(chan struct{})}
+		b = &batch{createdAt: time.Now(), done: make(chan struct{})}
 		l.pending = b
-		if !l.watched {
-			l.watched = true
-			l.watch.Reset(patience)
+		if !l.timerArmed {
+			l.timerArmed = true
+			l.timer.Reset(writeTimeout)
 		}
 		l.signal()
 	}
@@ -71,9 +71,9 @@ func (l *Log) put(line *line, result bool) (*batch, error) {
 	return b, nil
 }
 
-// refuses says why a line can't be pending. That there is no room is no reason to
+// rejects says why a line can't be pending. That there is no room is no reason to
 // take the log for broken: overdue finds out whether lines are still written.
-func (l *Log) refuses(line *line, result bool) error {
+func (l *Log) rejects(line *line, result bool) error {
 	room := maxPending
 	if result { // of attempts that had room
 		room += resultRoom
@@ -81,17 +81,17 @@ func (l *Log) refuses(line *line, result bool) error {
 	switch {
 	case l.closed:
 		return errClosed
-	case l.broken && l.writing != nil:
-		return l.cause
+	case l.failing && l.writing != nil:
+		return l.failure
 	case l.pending != nil && len(l.pending.text)+line.size > room:
 		return errFull
 	}
 	return nil
 }
 
-// write writes what is pending until the log is closed and nothing is.
-func (l *Log) write() {
-	defer close(l.ended)
+// run writes what is pending until the log is closed and nothing is.
+func (l *Log) run() {
+	defer close(l.done)
 	probe := time.NewTicker(probeInterval)
 	defer probe.Stop()
 	for {
@@ -103,7 +103,7 @@ func (l *Log) write() {
 			l.refusals.summarize(now, false)
 			l.mu.Unlock()
 		}
-		for l.writeOnce() {
+		for l.flush() {
 		}
 		l.mu.Lock()
 		end, s := l.closed && l.pending == nil, l.sink
@@ -114,23 +114,23 @@ func (l *Log) write() {
 		l.mu.Unlock()
 		if end {
 			l.divert(rest)
-			l.watch.Stop()
+			l.timer.Stop()
 			_ = s.close()
 			return
 		}
 	}
 }
 
-// writeOnce writes what is pending, then some of the refusals, and reports whether
+// flush writes what is pending, then some of the refusals, and reports whether
 // there is more to write. If
 // lines could not be written before, then it first writes that they can, even if
 // nothing is pending: so each time that they can again is in the log.
-func (l *Log) writeOnce() (more bool) {
-	l.using <- struct{}{}
+func (l *Log) flush() (more bool) {
+	l.sinkLock <- struct{}{}
 	l.mu.Lock()
 	b, s := l.pending, l.sink
 	l.pending = nil
-	told, resuming := l.lost, l.broken || l.lost > 0
+	told, resuming := l.fallbackLines, l.failing || l.fallbackLines > 0
 	if l.closed {
 		l.refusals.summarize(time.Now(), true)
 	}
@@ -141,10 +141,10 @@ func (l *Log) writeOnce() (more bool) {
 	if b == nil {
 		if !resuming && refused == nil {
 			l.mu.Unlock()
-			<-l.using
+			<-l.sinkLock
 			return false
 		}
-		b = &batch{over: true}
+		b = &batch{completed: true}
 	}
 	l.writing = b
 	l.mu.Unlock()
@@ -162,13 +162,13 @@ func (l *Log) writeOnce() (more bool) {
 	start := time.Now()
 	written, err := s.write(text, infos)
 	end := time.Now()
-	<-l.using
+	<-l.sinkLock
 
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.writing = nil
 	l.wrote, l.took = end, end.Sub(start)
-	l.end(b, err)
+	l.complete(b, err)
 	if refused != nil && l.refusals.writing == refused {
 		l.refusals.ended(refused, written-before)
 	}
@@ -176,7 +176,7 @@ func (l *Log) writeOnce() (more bool) {
 	case err != nil:
 		l.fail(err)
 	case resuming:
-		l.lost -= told
+		l.fallbackLines -= told
 		l.resume()
 	}
 	return l.pending != nil || err == nil && len(l.refusals.queue) > 0 && l.aloneNow()
@@ -189,77 +189,77 @@ func (l *Log) aloneNow() bool {
 	return l.closed || l.took < slowWrite || time.Since(l.wrote) >= countInterval
 }
 
-// end tells who waits for b what became of it, once.
-func (l *Log) end(b *batch, err error) {
-	if b == nil || b.over {
+// complete tells who waits for b what became of it, once.
+func (l *Log) complete(b *batch, err error) {
+	if b == nil || b.completed {
 		return
 	}
-	b.over, b.err = true, err
+	b.completed, b.err = true, err
 	if err != nil {
-		l.lost += b.results
+		l.fallbackLines += b.results
 	}
 	close(b.done)
 }
 
-// overdue ends the wait for what was not written in time.
-func (l *Log) overdue() {
+// expire ends the wait for what was not written in time.
+func (l *Log) expire() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.watched = false
+	l.timerArmed = false
 	for _, b := range []*batch{l.writing, l.pending} {
-		if b == nil || b.over {
+		if b == nil || b.completed {
 			continue
 		}
-		left := patience - time.Since(b.born)
+		left := writeTimeout - time.Since(b.createdAt)
 		if left > 0 {
-			l.watched = true
-			l.watch.Reset(left)
+			l.timerArmed = true
+			l.timer.Reset(left)
 			return
 		}
 		l.fail(errBlocked)
-		l.end(b, errBlocked)
+		l.complete(b, errBlocked)
 	}
 }
 
 // fail notes that lines can't be written.
 func (l *Log) fail(err error) {
-	l.cause = err
-	if !l.broken {
-		l.broken = true
-		l.tell(change{false, err})
+	l.failure = err
+	if !l.failing {
+		l.failing = true
+		l.notify(transition{false, err})
 	}
 }
 
 // resume notes that lines can be written.
 func (l *Log) resume() {
-	if l.broken {
-		l.broken, l.cause = false, nil
-		l.tell(change{true, nil})
+	if l.failing {
+		l.failing, l.failure = false, nil
+		l.notify(transition{true, nil})
 	}
 }
 
-// tell tells Working of c, after what it was not told yet.
-func (l *Log) tell(c change) {
-	if l.options.Working == nil {
+// notify tells Working of c, after what it was not told yet.
+func (l *Log) notify(c transition) {
+	if l.options.OnStatusChange == nil {
 		return
 	}
-	l.changes = append(l.changes, c)
-	if l.telling {
+	l.transitions = append(l.transitions, c)
+	if l.notifying {
 		return
 	}
-	l.telling = true
-	l.tellers.Go(func() {
+	l.notifying = true
+	l.notifiers.Go(func() {
 		for {
 			l.mu.Lock()
-			if len(l.changes) == 0 {
-				l.telling = false
+			if len(l.transitions) == 0 {
+				l.notifying = false
 				l.mu.Unlock()
 				return
 			}
-			next := l.changes[0]
-			l.changes = l.changes[1:]
+			next := l.transitions[0]
+			l.transitions = l.transitions[1:]
 			l.mu.Unlock()
-			l.options.Working(next.ok, next.err)
+			l.options.OnStatusChange(next.ok, next.err)
 		}
 	})
 }

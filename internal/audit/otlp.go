@@ -47,7 +47,7 @@ func openCollector() (*collector, error) {
 				Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
 				MinConnectTimeout: exportTimeout,
 			}),
-			grpc.WithChainUnaryInterceptor(warnings),
+			grpc.WithChainUnaryInterceptor(ignorePartialSuccessWarnings),
 		))
 	if err != nil {
 		stop()
@@ -62,9 +62,9 @@ func openCollector() (*collector, error) {
 	return c, nil
 }
 
-// warnings drops those of a collector that took every line: the exporter would
+// ignorePartialSuccessWarnings drops those of a collector that took every line: the exporter would
 // take them for a failure.
-func warnings(
+func ignorePartialSuccessWarnings(
 	ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption,
 ) error {
 	err := invoke(ctx, method, req, reply, cc, opts...)

@@ -116,7 +116,7 @@ func TestOTLP(t *testing.T) {
 		line, _ := r.MarshalJSON()
 		want += string(line) + "\n"
 		if r.Event != audit.EventAttempt {
-			l.Result(&r)
+			l.Outcome(&r)
 		} else if err := l.Attempt(t.Context(), &r); err != nil {
 			t.Fatal(err)
 		}
@@ -142,7 +142,7 @@ func TestOTLPServiceNameOfTheEnvironment(t *testing.T) {
 	c := collect(t, "127.0.0.1:0")
 	t.Setenv("OTEL_SERVICE_NAME", "teamtoken-eu")
 	l := open(t, audit.Options{Destination: audit.OTLP})
-	l.Result(outcome("1"))
+	l.Outcome(outcome("1"))
 	expect(t, "services", c.service, "teamtoken-eu")
 }
 
@@ -205,7 +205,7 @@ func TestOTLPCollectorThatRestarts(t *testing.T) {
 	if err := l.Attempt(t.Context(), attempt("2")); err == nil {
 		t.Error("nobody took it")
 	}
-	l.Result(outcome("2"))
+	l.Outcome(outcome("2"))
 	expect(t, "on standard error", told(t, l.stderr.String()), "outcome 2")
 	l.next(t)
 	again := collect(t, c.address)
@@ -234,7 +234,7 @@ func TestOTLPInParts(t *testing.T) {
 	})
 	l := open(t, audit.Options{Destination: audit.OTLP})
 	var group sync.WaitGroup
-	group.Go(func() { l.Result(outcome("first")) })
+	group.Go(func() { l.Outcome(outcome("first")) })
 	<-entered
 	const lines = 2000
 	long := strings.Repeat("x", 256)

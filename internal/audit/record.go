@@ -186,7 +186,7 @@ func appendText(b []byte, key, s string, limit int) []byte {
 			b = append(b, cut...)
 			break
 		}
-		if c == '"' || c == '\\' || !caller.PrintableRune(c) || turns(c) || runes == 1 && unicode.IsMark(c) {
+		if c == '"' || c == '\\' || !caller.PrintableRune(c) || isRightToLeft(c) || runes == 1 && unicode.IsMark(c) {
 			b = appendEscaped(b, c)
 			continue
 		}
@@ -195,9 +195,9 @@ func appendText(b []byte, key, s string, limit int) []byte {
 	return append(b, '"')
 }
 
-// turns reports whether c is written from right to left, as Hebrew and Arabic are, so
+// isRightToLeft reports whether c is written from right to left, as Hebrew and Arabic are, so
 // that quotes and fields beside it would be shown in another order.
-func turns(c rune) bool {
+func isRightToLeft(c rune) bool {
 	if c < utf8.RuneSelf {
 		return false
 	}

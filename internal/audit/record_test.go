@@ -117,7 +117,7 @@ func TestLinesAreWhatTheyWere(t *testing.T) {
 	l := open(t, audit.Options{Destination: path})
 	for _, r := range day() {
 		if r.Event != audit.EventAttempt {
-			l.Result(&r)
+			l.Outcome(&r)
 		} else if err := l.Attempt(t.Context(), &r); err != nil {
 			t.Fatal(err)
 		}
@@ -190,7 +190,7 @@ func TestALineWithoutATimeIsOfNow(t *testing.T) {
 	var b output
 	l := open(t, audit.Options{Destination: audit.Stdout, Stdout: &b})
 	before := time.Now()
-	l.Result(&audit.Record{Event: audit.EventOutcome})
+	l.Outcome(&audit.Record{Event: audit.EventOutcome})
 	if at := parsed(t, b.String())[0].Time; at.Before(before.Round(0)) || at.After(time.Now().Round(0)) {
 		t.Errorf("at %s", at)
 	}
@@ -214,7 +214,7 @@ func FuzzRecord(f *testing.F) {
 			Duration: time.Duration(duration), Lost: lost,
 		}
 		out.Reset()
-		l.Result(&r)
+		l.Outcome(&r)
 		line, ended := strings.CutSuffix(out.String(), "\n")
 		if !ended || !utf8.ValidString(line) || strings.ContainsFunc(line, func(c rune) bool { return !unicode.IsPrint(c) }) {
 			t.Fatalf("not one line that prints: %q", out.String())

@@ -167,7 +167,7 @@ func (l *Log) Refusal(r *Record) (tooFast bool) {
 			l.options.Counted()
 		}
 	default:
-		timeout := time.NewTimer(patience)
+		timeout := time.NewTimer(writeTimeout)
 		defer timeout.Stop()
 		select {
 		case <-b.done:
@@ -191,7 +191,7 @@ func (l *Log) refuse(r *Record, line *line) (b *batch, tooFast bool, err error) 
 	if !tooFast {
 		budget.left -= float64(line.size)
 	}
-	if tooFast || l.broken {
+	if tooFast || l.failing {
 		at := *r
 		at.Time = line.time
 		q.count(counts, &at)
@@ -264,8 +264,8 @@ func (q *refusals) ended(b *batch, written int) {
 		q.queue = slices.Insert(q.queue, 0, b)
 		q.size += len(b.text)
 	}
-	if !b.over {
-		b.over = true
+	if !b.completed {
+		b.completed = true
 		close(b.done)
 	}
 }

@@ -131,7 +131,7 @@ func TestRefusalsAndASinkThatFails(t *testing.T) {
 				if row.name == "it hangs" && l.told.String() != "" {
 					t.Errorf("refusals alone turn it not ready: %s", l.told.String())
 				}
-				group.Go(func() { l.Result(outcome("an outcome")) })
+				group.Go(func() { l.Outcome(outcome("an outcome")) })
 				group.Go(func() { refused(t, "an attempt", l.Attempt(t.Context(), attempt("an attempt")), nil) })
 				group.Wait()
 				time.Sleep(30 * time.Second)
@@ -211,7 +211,7 @@ func TestAttemptsGoBeforeRefusals(t *testing.T) {
 					t.Error(err)
 				}
 			})
-			group.Go(func() { l.Result(&audit.Record{Event: audit.EventLate, RequestID: fmt.Sprint(i)}) })
+			group.Go(func() { l.Outcome(&audit.Record{Event: audit.EventLate, RequestID: fmt.Sprint(i)}) })
 		}
 		synctest.Wait()
 		release()
@@ -241,7 +241,7 @@ func TestRefusalsAndASinkThatIsSlow(t *testing.T) {
 		d := newDisk(1 << 30)
 		d.slow.Store(int64(1100 * time.Millisecond))
 		l := open(t, audit.Options{Destination: audit.Stdout, Stdout: d})
-		l.Result(outcome("first"))
+		l.Outcome(outcome("first"))
 		var group sync.WaitGroup
 		ended := make(chan struct{})
 		var made [8]int
@@ -262,7 +262,7 @@ func TestRefusalsAndASinkThatIsSlow(t *testing.T) {
 			if err := l.Attempt(t.Context(), attempt(fmt.Sprint(i))); err != nil {
 				t.Fatal(err)
 			}
-			l.Result(outcome(fmt.Sprint(i)))
+			l.Outcome(outcome(fmt.Sprint(i)))
 		}
 		close(ended)
 		group.Wait()
@@ -341,7 +341,7 @@ func TestOutcomesHaveRoom(t *testing.T) {
 			t.Fatal("there was room for all")
 		}
 		for i := range 1000 {
-			group.Go(func() { l.Result(outcome(fmt.Sprint(i))) })
+			group.Go(func() { l.Outcome(outcome(fmt.Sprint(i))) })
 		}
 		synctest.Wait()
 		release()

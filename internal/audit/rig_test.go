@@ -34,7 +34,7 @@ func open(t *testing.T, o audit.Options) *rig {
 	t.Helper()
 	r := &rig{wait: make(chan struct{}, 100)}
 	o.Stderr = &r.stderr
-	o.Working = func(ok bool, err error) {
+	o.OnStatusChange = func(ok bool, err error) {
 		if r.inside.Swap(true) {
 			t.Error("Working is called twice at once")
 		}

@@ -44,7 +44,7 @@ func openFile(path string, sync bool) (*stream, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &stream{w: f, file: f, sync: sync, torn: torn(f)}
+	s := &stream{w: f, file: f, sync: sync, torn: endsMidLine(f)}
 	if err := s.synced(); err != nil {
 		_ = f.Close()
 		return nil, fmt.Errorf("%s has no disk to hold a line: %w", path, err)
@@ -58,9 +58,9 @@ func openFile(path string, sync bool) (*stream, error) {
 	return s, nil
 }
 
-// torn reports whether f ends within a line: a power cut may leave it so. One that
+// endsMidLine reports whether f ends within a line: a power cut may leave it so. One that
 // can't be read is taken to, since an empty line does no harm.
-func torn(f *os.File) bool {
+func endsMidLine(f *os.File) bool {
 	info, err := f.Stat()
 	if err != nil || !info.Mode().IsRegular() || info.Size() == 0 {
 		return false

@@ -128,7 +128,7 @@ func (t *Trail) Outcome(e Ending) {
 	}
 	t.end(event, e)
 	if t.attemptMade {
-		t.log.Result(&t.record)
+		t.log.Outcome(&t.record)
 	} else {
 		t.refusalUnlogged = t.log.Refusal(&t.record)
 	}
@@ -155,7 +155,7 @@ func (t *Trail) Late(e Ending) {
 
 func (t *Trail) writeLate(e Ending) {
 	t.end(EventLate, e)
-	t.log.Result(&t.record)
+	t.log.Outcome(&t.record)
 }
 
 func (t *Trail) end(event string, e Ending) {
@@ -185,7 +185,7 @@ func (t *Trail) Resolved(tokenID, outcome string) {
 		return
 	}
 	r := t.aside(EventSettled, Ending{TokenID: tokenID, Outcome: outcome})
-	t.log.Result(&r)
+	t.log.Outcome(&r)
 }
 
 // aside is the record of a line that changes nothing of those after it.

@@ -26,7 +26,7 @@ type Options struct {
 	// Mesh is nil if no mesh's header is believed.
 	Mesh *Mesh
 	// JWT is nil if no bearer token is.
-	JWT *JWT
+	JWT *JWTVerifier
 }
 
 // Authenticator makes certain who calls. It is safe for concurrent use.
@@ -35,12 +35,12 @@ type Authenticator struct{ options Options }
 // New returns an Authenticator.
 func New(o Options) *Authenticator { return &Authenticator{o} }
 
-// ErrNone says that a call presents nothing to any source.
-var ErrNone = errors.New("authn: the call does not say who makes it")
+// ErrNoCredentials says that a call presents nothing to any source.
+var ErrNoCredentials = errors.New("authn: the call does not say who makes it")
 
-// Caller is who makes a call that presents p. Its errors are for the log: they hold
+// Authenticate is who makes a call that presents p. Its errors are for the log: they hold
 // nothing that was presented.
-func (a *Authenticator) Caller(ctx context.Context, p caller.Presented) (caller.Caller, error) {
+func (a *Authenticator) Authenticate(ctx context.Context, p caller.Credentials) (caller.Caller, error) {
 	if p.Connection != nil {
 		// Whatever else is presented: a handshake with this certificate would be refused.
 		if err := p.Connection.Verified(); err != nil {
@@ -52,21 +52,21 @@ func (a *Authenticator) Caller(ctx context.Context, p caller.Presented) (caller.
 			return identified(caller.JWT, func() (caller.Caller, error) { return a.options.JWT.caller(ctx, sent) })
 		}
 	}
-	if a.options.Mesh.from(p) {
+	if a.options.Mesh.trusts(p) {
 		sent := p.Header(a.options.Mesh.Header.name())
 		if len(sent) == 0 {
-			return caller.Caller{}, ErrNone // the connection's certificate is the proxy's
+			return caller.Caller{}, ErrNoCredentials // the connection's certificate is the proxy's
 		}
 		return identified(caller.Mesh, func() (caller.Caller, error) { return a.options.Mesh.caller(sent) })
 	}
 	if a.options.Certificates && p.TLS != nil && len(p.TLS.PeerCertificates) > 0 {
-		return identified(caller.Certificate, func() (caller.Caller, error) { return certified(p.TLS, a.options.SPIFFE) })
+		return identified(caller.Certificate, func() (caller.Caller, error) { return fromCertificate(p.TLS, a.options.SPIFFE) })
 	}
-	return caller.Caller{}, ErrNone
+	return caller.Caller{}, ErrNoCredentials
 }
 
 // identified is who verify finds, or an error that says which source refused.
-func identified(source caller.Source, verify func() (caller.Caller, error)) (caller.Caller, error) {
+func identified(source caller.AuthMethod, verify func() (caller.Caller, error)) (caller.Caller, error) {
 	c, err := verify()
 	if err != nil {
 		return caller.Caller{}, fmt.Errorf("authn: %s: %w", source, err)
@@ -75,8 +75,8 @@ func identified(source caller.Source, verify func() (caller.Caller, error)) (cal
 	return c, nil
 }
 
-// from reports whether the call comes from the mesh's proxy.
-func (m *Mesh) from(p caller.Presented) bool {
+// trusts reports whether the call comes trusts the mesh's proxy.
+func (m *Mesh) trusts(p caller.Credentials) bool {
 	if m == nil || !p.Peer.IsValid() || !slices.Contains(m.Surfaces, p.Surface) {
 		return false
 	}

@@ -21,8 +21,8 @@ var (
 	errDNSName     = errors.New("the DNS name is not one of a host")
 )
 
-// certified is whom the client's certificate names.
-func certified(state *tls.ConnectionState, spiffe bool) (caller.Caller, error) {
+// fromCertificate is whom the client's certificate names.
+func fromCertificate(state *tls.ConnectionState, spiffe bool) (caller.Caller, error) {
 	if len(state.VerifiedChains) == 0 && !spiffe {
 		return caller.Caller{}, errNotVerified
 	}
@@ -30,29 +30,29 @@ func certified(state *tls.ConnectionState, spiffe bool) (caller.Caller, error) {
 	if now := time.Now(); now.Before(leaf.NotBefore) || now.After(leaf.NotAfter) {
 		return caller.Caller{}, errNotValidNow
 	}
-	id, err := nameOf(leaf, spiffe)
+	id, err := identityOf(leaf, spiffe)
 	return caller.Caller{ID: id}, err
 }
 
-// nameOf is the SPIFFE id, or else the first DNS name. What stands as the subject
+// identityOf is the SPIFFE id, or else the first DNS name. What stands as the subject
 // is never read: nobody checks it against anything.
-func nameOf(leaf *x509.Certificate, spiffe bool) (string, error) {
+func identityOf(leaf *x509.Certificate, spiffe bool) (string, error) {
 	switch {
 	case len(leaf.URIs) > 1:
 		return "", errManyURIs
 	case len(leaf.URIs) == 1:
-		return workload(leaf.URIs[0].String())
+		return parseWorkloadID(leaf.URIs[0].String())
 	case spiffe:
 		return "", errNoSPIFFEID
 	case len(leaf.DNSNames) == 0:
 		return "", errNoName
 	}
-	return host(leaf.DNSNames[0])
+	return normalizeDNSName(leaf.DNSNames[0])
 }
 
-// workload is uri, if that is the SPIFFE id of a workload: a trust domain alone is
+// parseWorkloadID is uri, if that is the SPIFFE id of a parseWorkloadID: a trust domain alone is
 // the id of nobody who calls.
-func workload(uri string) (string, error) {
+func parseWorkloadID(uri string) (string, error) {
 	id, err := spiffeid.FromString(uri)
 	if err != nil || id.Path() == "" || len(uri) > maxName {
 		return "", errNoSPIFFEID
@@ -63,8 +63,8 @@ func workload(uri string) (string, error) {
 // maxName is as long as a SPIFFE id may be; a DNS name is shorter.
 const maxName = 2048
 
-// host is name in lower case, if it is one of a host, and of one alone.
-func host(name string) (string, error) {
+// normalizeDNSName is name in lower case, if it is one of a normalizeDNSName, and of one alone.
+func normalizeDNSName(name string) (string, error) {
 	name = strings.ToLower(name)
 	if name == "" || len(name) > 253 {
 		return "", errDNSName

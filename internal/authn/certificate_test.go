@@ -56,8 +56,8 @@ func TestCertificate(t *testing.T) {
 		{"the first of two names", false, verified(certificate(nil, []string{"a.example.com", "b.example.com"})), "a.example.com", nil},
 		{"verified by go-spiffe", true, unverified, deployer, nil},
 
-		{"none", false, &tls.ConnectionState{}, "", authn.ErrNone},
-		{"no TLS", false, nil, "", authn.ErrNone},
+		{"none", false, &tls.ConnectionState{}, "", authn.ErrNoCredentials},
+		{"no TLS", false, nil, "", authn.ErrNoCredentials},
 		{"not verified", false, unverified, "", none},
 		{"a name where there must be a SPIFFE id", true, unverifiedName, "", none},
 		{"expired since the handshake", false, verified(old), "", none},
@@ -72,22 +72,22 @@ func TestCertificate(t *testing.T) {
 			a := authn.New(authn.Options{Certificates: true, SPIFFE: row.spiffe})
 			call := presented("10.0.0.1:1", xfcc, "URI=spiffe://example.org/admin", "authorization", "Bearer x")
 			call.TLS = row.state
-			c, err := a.Caller(t.Context(), call)
+			c, err := a.Authenticate(t.Context(), call)
 			switch {
 			case row.err == nil:
 				if err != nil || c.ID != row.want || c.VerifiedBy != caller.Certificate {
 					t.Errorf("%+v, %v", c, err)
 				}
-			case err == nil || errors.Is(err, authn.ErrNone) != (row.err == authn.ErrNone):
+			case err == nil || errors.Is(err, authn.ErrNoCredentials) != (row.err == authn.ErrNoCredentials):
 				t.Errorf("%+v, %v", c, err)
 			}
 		})
 	}
-	if _, err := authn.New(authn.Options{}).Caller(t.Context(), func() caller.Presented {
+	if _, err := authn.New(authn.Options{}).Authenticate(t.Context(), func() caller.Credentials {
 		p := presented("10.0.0.1:1")
 		p.TLS = verified(certificate([]string{deployer}, nil))
 		return p
-	}()); !errors.Is(err, authn.ErrNone) {
+	}()); !errors.Is(err, authn.ErrNoCredentials) {
 		t.Errorf("a certificate names somebody although none is to be believed: %v", err)
 	}
 }
@@ -127,7 +127,7 @@ func TestOrder(t *testing.T) {
 		if row.cert {
 			call.TLS = verified(certificate(nil, []string{"c"}))
 		}
-		c, err := a.Caller(t.Context(), call)
+		c, err := a.Authenticate(t.Context(), call)
 		if c.ID != row.want || (err == nil) != (row.want != "") {
 			t.Errorf("%s: %+v, %v", row.name, c, err)
 		}

@@ -100,8 +100,8 @@ func TestKindOfJWT(t *testing.T) {
 		{"no algorithm", h{"alg": nil}, false},
 		{"an id that is a number", h{"kid": 1}, false},
 	} {
-		_, err := a.Caller(t.Context(), presented("10.0.0.1:1", "authorization", "Bearer "+ec.signHeader(t, row.header, string(payload))))
-		if (err == nil) != row.want || errors.Is(err, authn.ErrNone) {
+		_, err := a.Authenticate(t.Context(), presented("10.0.0.1:1", "authorization", "Bearer "+ec.signHeader(t, row.header, string(payload))))
+		if (err == nil) != row.want || errors.Is(err, authn.ErrNoCredentials) {
 			t.Errorf("%s: %v", row.name, err)
 		}
 	}
@@ -111,7 +111,7 @@ func TestKindOfJWT(t *testing.T) {
 		"jwk": {"jwk": stranger.public()}, "jwk and no id": {"jwk": stranger.public(), "kid": nil},
 		"jku": {"jku": issuer + "/keys"}, "x5u": {"x5u": issuer + "/keys"},
 	} {
-		if _, err := a.Caller(t.Context(), presented("10.0.0.1:1", "authorization", "Bearer "+stranger.signHeader(t, header, string(payload)))); err == nil {
+		if _, err := a.Authenticate(t.Context(), presented("10.0.0.1:1", "authorization", "Bearer "+stranger.signHeader(t, header, string(payload)))); err == nil {
 			t.Errorf("a token is believed by its own key, %s", name)
 		}
 	}
@@ -123,7 +123,7 @@ func TestKindOfJWT(t *testing.T) {
 		"a JWT": nested, "a text": `"` + nested + `"`, "null": "null", "a list": "[" + string(payload) + "]", "nothing": "", "two": string(payload) + string(payload),
 		"a subject that stands twice": again, "a name in capitals": strings.Replace(string(payload), `"sub"`, `"SUB"`, 1),
 	} {
-		if _, err := a.Caller(t.Context(), presented("10.0.0.1:1", "authorization", "Bearer "+ec.signHeader(t, nil, payload))); err == nil {
+		if _, err := a.Authenticate(t.Context(), presented("10.0.0.1:1", "authorization", "Bearer "+ec.signHeader(t, nil, payload))); err == nil {
 			t.Errorf("%s is taken for claims", name)
 		}
 	}
@@ -132,7 +132,7 @@ func TestKindOfJWT(t *testing.T) {
 		"an id that stands twice":  `{"alg":"ES256","kid":"ec","kid":"ec"}`,
 	} {
 		input := base64.RawURLEncoding.EncodeToString([]byte(header)) + "." + base64.RawURLEncoding.EncodeToString(payload)
-		if _, err := a.Caller(t.Context(), presented("10.0.0.1:1", "authorization", "Bearer "+ec.signRaw(t, input))); err == nil {
+		if _, err := a.Authenticate(t.Context(), presented("10.0.0.1:1", "authorization", "Bearer "+ec.signRaw(t, input))); err == nil {
 			t.Errorf("%s is taken", name)
 		}
 	}
@@ -150,7 +150,7 @@ func TestSubject(t *testing.T) {
 		"spiffe://example.org/ns/ci/sa/deployer", "auth0|5f7c8ec7c33c6c004bbafe82", "user@example.com", "C=DE, O=Acme, CN=a",
 		"a  b", "a#b", "#", "a*b", `"quoted"`, `back\slash`, "<b>", "Zürich", "ключ", "鍵", "🔑", strings.Repeat("é", 512), strings.Repeat("a", 1024),
 	} {
-		c, err := a.Caller(t.Context(), presented("10.0.0.1:1", "authorization", "Bearer "+ec.sign(claims("sub", good))))
+		c, err := a.Authenticate(t.Context(), presented("10.0.0.1:1", "authorization", "Bearer "+ec.sign(claims("sub", good))))
 		if err != nil || c.ID != issuer+"#"+good {
 			t.Errorf("%q: %q, %v", good, c.ID, err)
 		}
@@ -163,7 +163,7 @@ func TestSubject(t *testing.T) {
 		"Zu\u0308rich", "\u2126", // what another text looks like
 		strings.Repeat("a", 1025), strings.Repeat("é", 513),
 	} {
-		if c, err := a.Caller(t.Context(), presented("10.0.0.1:1", "authorization", "Bearer "+ec.sign(claims("sub", bad)))); err == nil {
+		if c, err := a.Authenticate(t.Context(), presented("10.0.0.1:1", "authorization", "Bearer "+ec.sign(claims("sub", bad)))); err == nil {
 			t.Errorf("%q is %q", bad, c.ID)
 		}
 	}
@@ -173,7 +173,7 @@ func TestSubject(t *testing.T) {
 	}
 	for _, raw := range []string{"a\xffb", `a\ud800b`, "a\xc3", `\u0000`} { // no UTF-8, half a character, and so on
 		token := ec.signHeader(t, nil, strings.Replace(string(payload), `"X"`, `"`+raw+`"`, 1))
-		if c, err := a.Caller(t.Context(), presented("10.0.0.1:1", "authorization", "Bearer "+token)); err == nil {
+		if c, err := a.Authenticate(t.Context(), presented("10.0.0.1:1", "authorization", "Bearer "+token)); err == nil {
 			t.Errorf("%q is %q", raw, c.ID)
 		}
 	}

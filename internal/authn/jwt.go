@@ -25,7 +25,7 @@ type JWTOptions struct {
 	Algorithms []string // asymmetric ones
 	// Leeway is how far the issuer's clock may be off, at most a minute.
 	Leeway time.Duration
-	Keys   Keys
+	Keys   KeySource
 }
 
 // MaxLeeway is the most that a clock may be off.
@@ -36,16 +36,16 @@ var Algorithms = []jose.SignatureAlgorithm{
 	jose.RS256, jose.RS384, jose.RS512, jose.PS256, jose.PS384, jose.PS512, jose.ES256, jose.ES384, jose.ES512, jose.EdDSA,
 }
 
-// JWT verifies bearer tokens of one issuer. It is safe for concurrent use.
-type JWT struct {
+// JWTVerifier verifies bearer tokens of one issuer. It is safe for concurrent use.
+type JWTVerifier struct {
 	options    JWTOptions
 	algorithms []jose.SignatureAlgorithm
-	known      known
+	known      verifiedCache
 }
 
 // NewJWT returns a JWT, or an error that says which option is wrong.
-func NewJWT(o JWTOptions) (*JWT, error) {
-	j := &JWT{options: o}
+func NewJWT(o JWTOptions) (*JWTVerifier, error) {
+	j := &JWTVerifier{options: o}
 	for _, name := range o.Algorithms {
 		algorithm := jose.SignatureAlgorithm(name)
 		if !slices.Contains(Algorithms, algorithm) {
@@ -89,7 +89,7 @@ var (
 )
 
 // caller is the subject of the one token that was sent.
-func (j *JWT) caller(ctx context.Context, sent []string) (caller.Caller, error) {
+func (j *JWTVerifier) caller(ctx context.Context, sent []string) (caller.Caller, error) {
 	if len(sent) != 1 {
 		return caller.Caller{}, errManyTokens
 	}
@@ -171,7 +171,7 @@ func mediaType(s string) string {
 }
 
 // read is who the verified claims of a token name, and when it expires.
-func (j *JWT) read(claims []byte, now time.Time) (caller.Caller, time.Time, error) {
+func (j *JWTVerifier) read(claims []byte, now time.Time) (caller.Caller, time.Time, error) {
 	none := time.Time{}
 	var standard jwt.Claims
 	var all caller.Claims
@@ -188,7 +188,7 @@ func (j *JWT) read(claims []byte, now time.Time) (caller.Caller, time.Time, erro
 		return caller.Caller{}, none, errNoExpiry
 	case !now.Before(standard.Expiry.Time().Add(o.Leeway)):
 		return caller.Caller{}, none, errExpired
-	case early(standard.NotBefore, now.Add(o.Leeway)), early(standard.IssuedAt, now.Add(o.Leeway)):
+	case notYetValid(standard.NotBefore, now.Add(o.Leeway)), notYetValid(standard.IssuedAt, now.Add(o.Leeway)):
 		return caller.Caller{}, none, errTooEarly
 	case !validSubject(standard.Subject):
 		return caller.Caller{}, none, errSubject
@@ -196,7 +196,7 @@ func (j *JWT) read(claims []byte, now time.Time) (caller.Caller, time.Time, erro
 	return caller.Caller{ID: o.Issuer + "#" + standard.Subject, VerifiedBy: caller.JWT, Claims: all}, standard.Expiry.Time(), nil
 }
 
-func early(t *jwt.NumericDate, now time.Time) bool { return t != nil && t.Time().After(now) }
+func notYetValid(t *jwt.NumericDate, now time.Time) bool { return t != nil && t.Time().After(now) }
 
 // ValidIssuer reports whether issuer can stand before the `#` of an id, which is the
 // first one in it: it is printable ASCII, without `#` and blanks.
@@ -210,16 +210,16 @@ func validSubject(subject string) bool {
 	return subject != "" && len(subject) <= maxSubject && strings.Trim(subject, " ") == subject && caller.Printable(subject)
 }
 
-// known are the tokens that were verified: ES256 costs more than all the rest of a
-// call. A token is known by its hash alone, for as long as it and the keys that it
+// verifiedCache are the tokens that were verified: ES256 costs more than all the rest of a
+// call. A token is verifiedCache by its hash alone, for as long as it and the keys that it
 // was verified by are good, and for a minute at the most.
-type known struct {
+type verifiedCache struct {
 	mu      sync.RWMutex
 	version uint64 // of the keys
-	tokens  map[[sha256.Size]byte]verified
+	tokens  map[[sha256.Size]byte]cacheEntry
 }
 
-type verified struct {
+type cacheEntry struct {
 	caller caller.Caller
 	until  time.Time
 }
@@ -229,14 +229,14 @@ const (
 	maxKnown  = 4096
 )
 
-func (k *known) get(version uint64, id [sha256.Size]byte, now time.Time) (caller.Caller, bool) {
+func (k *verifiedCache) get(version uint64, id [sha256.Size]byte, now time.Time) (caller.Caller, bool) {
 	k.mu.RLock()
 	defer k.mu.RUnlock()
 	v, ok := k.tokens[id]
 	return v.caller, ok && k.version == version && now.Before(v.until)
 }
 
-func (k *known) put(version uint64, id [sha256.Size]byte, c caller.Caller, now, until time.Time) {
+func (k *verifiedCache) put(version uint64, id [sha256.Size]byte, c caller.Caller, now, until time.Time) {
 	if end := now.Add(knownLife); end.Before(until) {
 		until = end
 	}
@@ -246,7 +246,7 @@ func (k *known) put(version uint64, id [sha256.Size]byte, c caller.Caller, now, 
 		return // it was verified by keys that are gone
 	}
 	if k.version != version || k.tokens == nil {
-		k.version, k.tokens = version, make(map[[sha256.Size]byte]verified)
+		k.version, k.tokens = version, make(map[[sha256.Size]byte]cacheEntry)
 	}
 	for old, v := range k.tokens { // in no order: any that goes is verified again
 		if len(k.tokens) < maxKnown {
@@ -256,5 +256,5 @@ func (k *known) put(version uint64, id [sha256.Size]byte, c caller.Caller, now, 
 			delete(k.tokens, old)
 		}
 	}
-	k.tokens[id] = verified{c, until}
+	k.tokens[id] = cacheEntry{c, until}
 }

@@ -99,9 +99,9 @@ func TestJWT(t *testing.T) {
 				headers = append(headers, "authorization", value)
 			}
 			for range 2 { // by its signature, and as one that is known
-				c, err := a.Caller(t.Context(), presented("10.0.0.1:1", headers...))
+				c, err := a.Authenticate(t.Context(), presented("10.0.0.1:1", headers...))
 				switch {
-				case row.want == "" && (err == nil || errors.Is(err, authn.ErrNone)):
+				case row.want == "" && (err == nil || errors.Is(err, authn.ErrNoCredentials)):
 					t.Errorf("%+v, %v", c, err)
 				case row.want != "" && (err != nil || c.ID != issuer+"#"+row.want || c.VerifiedBy != caller.JWT || c.Claims["env"] != "prod"):
 					t.Errorf("%+v, %v", c, err)
@@ -125,7 +125,7 @@ func TestKnownTokenExpires(t *testing.T) {
 			good  bool
 		}{{0, true}, {39 * time.Second, true}, {time.Second, false}, {time.Hour, false}} {
 			time.Sleep(step.after)
-			if _, err := a.Caller(t.Context(), call); (err == nil) != step.good {
+			if _, err := a.Authenticate(t.Context(), call); (err == nil) != step.good {
 				t.Errorf("%v later: %v", step.after, err)
 			}
 		}
@@ -151,8 +151,8 @@ func TestKeysChange(t *testing.T) {
 	} {
 		current = keySet(t, step.keys...)
 		for range 2 {
-			_, oldErr := a.Caller(t.Context(), old)
-			_, newErr := a.Caller(t.Context(), fresh)
+			_, oldErr := a.Authenticate(t.Context(), old)
+			_, newErr := a.Authenticate(t.Context(), fresh)
 			if (oldErr == nil) != step.oldGood || (newErr == nil) != step.newGood {
 				t.Errorf("%s: %v, %v", step.name, oldErr, newErr)
 			}
@@ -215,7 +215,7 @@ func BenchmarkKnownToken(b *testing.B) {
 	call := presented("10.0.0.1:1", "authorization", "Bearer "+ec.sign(claims()))
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := a.Caller(b.Context(), call); err != nil {
+		if _, err := a.Authenticate(b.Context(), call); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -234,7 +234,7 @@ func FuzzBearer(f *testing.F) {
 	f.Add(`Bearer {"signatures":[]}`)
 	f.Add("bearer " + part(map[string]any{"alg": "ES256", "kid": "ec", "crit": []string{"b64"}, "b64": false}) + ".a.AAAA")
 	f.Fuzz(func(t *testing.T, sent string) {
-		c, err := a.Caller(t.Context(), presented("10.0.0.1:1", "authorization", sent))
+		c, err := a.Authenticate(t.Context(), presented("10.0.0.1:1", "authorization", sent))
 		if err == nil && !strings.HasSuffix(sent, good) {
 			t.Errorf("%q is %q", sent, c.ID)
 		}

@@ -16,8 +16,8 @@ import (
 	"github.com/teamtoken/teamtoken/internal/secret"
 )
 
-// Keys are the public keys of an issuer, which change.
-type Keys interface {
+// KeySource are the public keys of an issuer, which change.
+type KeySource interface {
 	// Current are those of now. The zero KeySet says that they are not known yet.
 	Current() KeySet
 	// Refreshed looks whether there are others, unless it was looked just now.
@@ -25,7 +25,7 @@ type Keys interface {
 }
 
 // FileKeys are keys that somebody else keeps up to date.
-func FileKeys(current func() KeySet) Keys { return fileKeys(current) }
+func FileKeys(current func() KeySet) KeySource { return fileKeys(current) }
 
 type fileKeys func() KeySet
 

@@ -88,7 +88,7 @@ func TestIssuerIsAskedForItsKeys(t *testing.T) {
 		keys := s.discover(ctx, func(err error) { told = append(told, err) }, func(err error) { t.Error(err) })
 		a := byJWT(t, keys)
 		good := func(by signer) bool {
-			_, err := a.Caller(ctx, presented("10.0.0.1:1", "authorization", "Bearer "+by.sign(claims())))
+			_, err := a.Authenticate(ctx, presented("10.0.0.1:1", "authorization", "Bearer "+by.sign(claims())))
 			return err == nil
 		}
 		pass := func(d time.Duration) { time.Sleep(d); synctest.Wait() }
@@ -177,7 +177,7 @@ func TestIssuerThatIsNotThereYet(t *testing.T) {
 		keys := s.discover(ctx, func(err error) { t.Errorf("told of a change: %v", err) }, failures.add)
 		a := byJWT(t, keys)
 		ask := func(bearer string) error {
-			_, err := a.Caller(ctx, presented("10.0.0.1:1", "authorization", bearer))
+			_, err := a.Authenticate(ctx, presented("10.0.0.1:1", "authorization", bearer))
 			return err
 		}
 		pass := func(d time.Duration) { time.Sleep(d); synctest.Wait() }

@@ -64,7 +64,7 @@ func jwk(key jose.JSONWebKey, changes ...any) string {
 func setOf(keys ...string) []byte { return []byte(`{"keys":[` + strings.Join(keys, ",") + `]}`) }
 
 // believing are JWTs of these keys, of every asymmetric algorithm.
-func believing(t testing.TB, keys authn.Keys) *authn.Authenticator {
+func believing(t testing.TB, keys authn.KeySource) *authn.Authenticator {
 	t.Helper()
 	j, err := authn.NewJWT(authn.JWTOptions{
 		Issuer: issuer, Audiences: []string{audience}, Keys: keys,
@@ -78,7 +78,7 @@ func believing(t testing.TB, keys authn.Keys) *authn.Authenticator {
 
 // believed reports whether a token that s signs now is believed.
 func believed(ctx context.Context, a *authn.Authenticator, s signer) bool {
-	_, err := a.Caller(ctx, presented("10.0.0.1:1", "authorization", "Bearer "+s.sign(claims())))
+	_, err := a.Authenticate(ctx, presented("10.0.0.1:1", "authorization", "Bearer "+s.sign(claims())))
 	return err == nil
 }
 
@@ -331,7 +331,7 @@ func TestTriesAreBounded(t *testing.T) {
 		}
 		a := believing(t, authn.FileKeys(func() authn.KeySet { return set }))
 		call := presented("10.0.0.1:1", "authorization", "Bearer "+newES256("x").sign(claims()))
-		return testing.AllocsPerRun(20, func() { _, _ = a.Caller(t.Context(), call) })
+		return testing.AllocsPerRun(20, func() { _, _ = a.Authenticate(t.Context(), call) })
 	}
 	few, many := cost(8), cost(250)
 	if many > 2*few+50 {

@@ -46,7 +46,7 @@ func (m *Mesh) caller(sent []string) (caller.Caller, error) {
 	}
 	name := workloadOrHost
 	if m.Header == Envoy {
-		name = forwarded
+		name = parseXFCC
 	}
 	id, err := name(sent[0])
 	return caller.Caller{ID: id}, err
@@ -57,19 +57,19 @@ func (m *Mesh) caller(sent []string) (caller.Caller, error) {
 // colon, so that nothing is both.
 func workloadOrHost(name string) (string, error) {
 	if strings.Contains(name, ":") {
-		return workload(name)
+		return parseWorkloadID(name)
 	}
-	return host(name)
+	return normalizeDNSName(name)
 }
 
 // maxForwarded is far over the header of one certificate, its chain included.
 const maxForwarded = 16 << 10
 
-// forwarded is whom an x-forwarded-client-cert of exactly one element names: by its
+// parseXFCC is whom an x-parseXFCC-client-cert of exactly one element names: by its
 // URI, which must be a SPIFFE id, or by its first DNS if it has no URI. The element
 // is `key=value` pairs with `;` between them; a value may stand in double quotes,
 // with a backslash before what is meant as it is.
-func forwarded(header string) (string, error) {
+func parseXFCC(header string) (string, error) {
 	if header == "" || len(header) > maxForwarded {
 		return "", errMalformed
 	}
@@ -77,13 +77,13 @@ func forwarded(header string) (string, error) {
 	uris, rest := 0, header
 	for more := true; more; {
 		key, after, ok := strings.Cut(rest, "=")
-		if !ok || !word(key) {
+		if !ok || !isKey(key) {
 			if strings.Contains(key, ",") {
 				return "", errManyElements
 			}
 			return "", errMalformed
 		}
-		value, end, err := valueOf(after)
+		value, end, err := cutValue(after)
 		if err != nil {
 			return "", err
 		}
@@ -109,14 +109,14 @@ func forwarded(header string) (string, error) {
 	case uris > 1:
 		return "", errManyURIs
 	case uris == 1:
-		return workload(uri)
+		return parseWorkloadID(uri)
 	case dns == "":
 		return "", errNoName
 	}
-	return host(dns)
+	return normalizeDNSName(dns)
 }
 
-func word(key string) bool {
+func isKey(key string) bool {
 	for i := range len(key) {
 		if c := key[i] | 0x20; c < 'a' || c > 'z' {
 			return false
@@ -125,9 +125,9 @@ func word(key string) bool {
 	return key != ""
 }
 
-// valueOf takes a value off the front of s. What is left is empty, or begins with
+// cutValue takes a value off the front of s. What is left is empty, or begins with
 // the `;` or `,` after it.
-func valueOf(s string) (value, rest string, err error) {
+func cutValue(s string) (value, rest string, err error) {
 	if !strings.HasPrefix(s, `"`) {
 		end := strings.IndexAny(s, ";,")
 		if end < 0 {

@@ -72,7 +72,7 @@ func TestForwardedClientCert(t *testing.T) {
 		{"too long", "Hash=" + strings.Repeat("a", 16<<10) + ";URI=" + deployer, ""},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			c, err := a.Caller(t.Context(), presented("127.0.0.1:1", xfcc, row.header))
+			c, err := a.Authenticate(t.Context(), presented("127.0.0.1:1", xfcc, row.header))
 			if row.want != "" && (err != nil || c.ID != row.want || c.VerifiedBy != caller.Mesh) || row.want == "" && (err == nil || c.ID != "") {
 				t.Errorf("%+v, %v", c, err)
 			}
@@ -127,13 +127,13 @@ func TestMesh(t *testing.T) {
 		{"no mesh", authn.New(authn.Options{}), "127.0.0.1:1", []string{xfcc, good, l5d, workload}, "", true},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			c, err := row.a.Caller(t.Context(), presented(row.peer, row.headers...))
+			c, err := row.a.Authenticate(t.Context(), presented(row.peer, row.headers...))
 			switch {
 			case row.want != "":
 				if err != nil || c.ID != row.want {
 					t.Errorf("%+v, %v", c, err)
 				}
-			case err == nil || errors.Is(err, authn.ErrNone) != row.none:
+			case err == nil || errors.Is(err, authn.ErrNoCredentials) != row.none:
 				t.Errorf("%+v, %v", c, err)
 			}
 		})
@@ -150,7 +150,7 @@ func FuzzForwardedClientCert(f *testing.F) {
 	}
 	a := byMesh(authn.Envoy, caller.GRPC)
 	f.Fuzz(func(t *testing.T, header string) {
-		c, err := a.Caller(t.Context(), presented("127.0.0.1:1", xfcc, header))
+		c, err := a.Authenticate(t.Context(), presented("127.0.0.1:1", xfcc, header))
 		if err != nil {
 			return
 		}
@@ -169,7 +169,7 @@ func FuzzForwardedClientCert(f *testing.F) {
 		if strings.HasPrefix(c.ID, "spiffe://") {
 			key = "URI"
 		}
-		again, err := a.Caller(t.Context(), presented("127.0.0.1:1", xfcc, fmt.Sprintf("%s=%s", key, c.ID)))
+		again, err := a.Authenticate(t.Context(), presented("127.0.0.1:1", xfcc, fmt.Sprintf("%s=%s", key, c.ID)))
 		if err != nil || again.ID != c.ID {
 			t.Errorf("%q is %q, and that is %q, %v", header, c.ID, again.ID, err)
 		}
@@ -181,7 +181,7 @@ func BenchmarkForwardedClientCert(b *testing.B) {
 	call := presented("127.0.0.1:1", xfcc, `By=spiffe://example.org/ns/tt/sa/tt;Hash=468ed33be74eee65;Subject="CN=a,O=b";URI=`+deployer)
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := a.Caller(b.Context(), call); err != nil {
+		if _, err := a.Authenticate(b.Context(), call); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -27,8 +27,8 @@ const (
 )
 
 // presented is a call from address with headers, name and value by turns.
-func presented(address string, headers ...string) caller.Presented {
-	return caller.Presented{
+func presented(address string, headers ...string) caller.Credentials {
+	return caller.Credentials{
 		Surface: caller.GRPC, Peer: netip.MustParseAddrPort(address),
 		Header: func(name string) (values []string) {
 			for i := 0; i+1 < len(headers); i += 2 {
@@ -124,7 +124,7 @@ func keySet(t testing.TB, keys ...jose.JSONWebKey) authn.KeySet {
 }
 
 // byJWT believes tokens signed by keys, with a leeway of 30 s.
-func byJWT(t testing.TB, keys authn.Keys) *authn.Authenticator {
+func byJWT(t testing.TB, keys authn.KeySource) *authn.Authenticator {
 	t.Helper()
 	j, err := authn.NewJWT(authn.JWTOptions{
 		Issuer: issuer, Audiences: []string{audience, "other"}, Algorithms: []string{"RS256", "ES256"}, Leeway: 30 * time.Second, Keys: keys,

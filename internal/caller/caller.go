@@ -10,28 +10,28 @@ import (
 	"strings"
 )
 
-// Source says how a caller was made certain, as the audit has it.
-type Source string
+// AuthMethod says how a caller was made certain, as the audit has it.
+type AuthMethod string
 
 // The sources, and what an ID of each is.
 const (
 	// Certificate is a client certificate of the connection: a SPIFFE id, or a DNS name.
-	Certificate Source = "mtls"
+	Certificate AuthMethod = "mtls"
 	// JWT is a bearer token that an issuer signed: `ISSUER#SUBJECT`. An issuer has no `#`.
-	JWT Source = "jwt"
+	JWT AuthMethod = "jwt"
 	// Mesh is a header of the service mesh's proxy: a SPIFFE id, or a DNS name.
-	Mesh Source = "mesh"
+	Mesh AuthMethod = "mesh"
 	// Credential is a credential of the caller's own, for the upstream, which is who
 	// verifies it: `credential#` and a part of its hash.
-	Credential Source = "credential"
-	// Nobody was asked: whoever reaches the listeners may call.
-	Nobody Source = "none"
+	Credential AuthMethod = "credential"
+	// Unauthenticated was asked: whoever reaches the listeners may call.
+	Unauthenticated AuthMethod = "none"
 )
 
 // Caller is who makes a call. The zero value is nobody in particular.
 type Caller struct {
 	ID         string
-	VerifiedBy Source
+	VerifiedBy AuthMethod
 	// Claims are all those of a JWT, verified; nil of other sources.
 	Claims Claims
 }
@@ -49,9 +49,9 @@ const (
 	REST Surface = "rest"
 )
 
-// Presented is what a call brings that may tell who makes it. None of it is
+// Credentials is what a call brings that may tell who makes it. None of it is
 // believed for being there.
-type Presented struct {
+type Credentials struct {
 	Surface Surface
 	// Peer is the other end of the connection; invalid if that has no IP address.
 	Peer netip.AddrPort
@@ -79,15 +79,15 @@ func Bearer(authorization string) (credential string, ok bool) {
 
 type presentedKey struct{}
 
-// WithPresented returns a context of a request that brings p. The REST surface
+// WithCredentials returns a context of a request that brings p. The REST surface
 // makes it, since what calls the service there is the gateway.
-func WithPresented(ctx context.Context, p Presented) context.Context {
+func WithCredentials(ctx context.Context, p Credentials) context.Context {
 	return context.WithValue(ctx, presentedKey{}, p)
 }
 
-// PresentedFrom is what the request of ctx brings; ok is false if WithPresented
+// CredentialsFrom is what the request of ctx brings; ok is false if WithPresented
 // did not make ctx.
-func PresentedFrom(ctx context.Context) (p Presented, ok bool) {
-	p, ok = ctx.Value(presentedKey{}).(Presented)
+func CredentialsFrom(ctx context.Context) (p Credentials, ok bool) {
+	p, ok = ctx.Value(presentedKey{}).(Credentials)
 	return p, ok
 }

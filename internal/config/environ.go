@@ -17,10 +17,10 @@ type Stranger struct {
 	Meant string // the setting that it may be meant for; empty if none is near
 }
 
-// Strangers are the variables of an environment of NAME=VALUE that begin as settings
+// UnknownVariables are the variables of an environment of NAME=VALUE that begin as settings
 // do, or are nearly one, and are none. What Kubernetes adds for a Service by the name
 // of teamtoken is left out, and so is what only tests read.
-func Strangers(environ []string) []Stranger {
+func UnknownVariables(environ []string) []Stranger {
 	known := variables()
 	var all []Stranger
 	for _, entry := range environ {

@@ -24,7 +24,7 @@ func TestStrangers(t *testing.T) {
 		"TFE_TOKN": "TFE_TOKEN", "TFE_TOKEN_FIL": "TFE_TOKEN_FILE", "TFE_ADDRES": "TFE_ADDRESS", "TFE_CAFILE": "TFE_CA_FILE", "tfe_token": "TFE_TOKEN",
 	} {
 		for _, value := range []string{"", "x", "s3cret"} {
-			got := config.Strangers([]string{"PATH=/bin", name + "=" + value})
+			got := config.UnknownVariables([]string{"PATH=/bin", name + "=" + value})
 			if want := []config.Stranger{{Name: name, Meant: meant}}; !reflect.DeepEqual(got, want) {
 				t.Errorf("%s: %v, want %v", name, got, want)
 			}
@@ -40,14 +40,14 @@ func TestStrangers(t *testing.T) {
 	for f := range reflect.TypeFor[config.Config]().Fields() {
 		environ = append(environ, f.Tag.Get("var")+"=x")
 	}
-	if got := config.Strangers(environ); len(got) != 0 {
+	if got := config.UnknownVariables(environ); len(got) != 0 {
 		t.Errorf("%v", got)
 	}
 }
 
 // The program as a whole says nothing of values.
 func TestStrangersHaveNoValues(t *testing.T) {
-	for _, s := range config.Strangers([]string{"TEAMTOKEN_TFE_TOKEN=" + canary, "TFE_TOKN=" + canary}) {
+	for _, s := range config.UnknownVariables([]string{"TEAMTOKEN_TFE_TOKEN=" + canary, "TFE_TOKN=" + canary}) {
 		if strings.Contains(s.Name+s.Meant, canary) {
 			t.Errorf("%+v", s)
 		}

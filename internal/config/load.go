@@ -53,7 +53,7 @@ func Load(args []string, env func(string) (string, bool), stdout io.Writer, vers
 		return nil, withVariable(err)
 	}
 	if token, ok := env(field("TFEToken").Tag.Get("var")); ok && strings.TrimSpace(token) != "" {
-		if line.TFEToken, err = Bearer(token); err != nil {
+		if line.TFEToken, err = ParseCredential(token); err != nil {
 			return nil, fmt.Errorf("TFE_TOKEN: %w", err)
 		}
 	}
@@ -66,9 +66,9 @@ func Load(args []string, env func(string) (string, bool), stdout io.Writer, vers
 	return &line.Config, nil
 }
 
-// Bearer reads a credential as TFE_TOKEN and its file hold it: one word, around
+// ParseCredential reads a credential as TFE_TOKEN and its file hold it: one word, around
 // which there may be white space. Its error says nothing of the input.
-func Bearer(text string) (secret.Text, error) {
+func ParseCredential(text string) (secret.Text, error) {
 	word := strings.TrimSpace(text)
 	if word == "" {
 		return secret.Text{}, errors.New("it is empty")

@@ -17,7 +17,7 @@ import (
 type Lock struct {
 	mu      sync.Mutex
 	held    bool
-	holder  string
+	owner   string
 	weights []int
 	classes []class // made for the first waiter: most locks never have one
 }
@@ -47,7 +47,7 @@ func (l *Lock) tryAcquire(caller string) bool {
 	if l.held {
 		return false
 	}
-	l.held, l.holder = true, caller
+	l.held, l.owner = true, caller
 	return true
 }
 
@@ -61,7 +61,7 @@ func (l *Lock) Acquire(ctx context.Context, class int, caller string) (ownAhead,
 		return false, true
 	}
 	q := l.queueOf(class)
-	ownAhead = l.holder == caller || len(q.callers[caller]) > 0
+	ownAhead = l.owner == caller || len(q.callers[caller]) > 0
 	w := &waiter{caller: caller, served: make(chan struct{})}
 	q.push(w)
 	l.mu.Unlock()
@@ -92,11 +92,11 @@ func (l *Lock) Release() {
 	defer l.mu.Unlock()
 	next := l.next()
 	if next == nil {
-		l.held, l.holder = false, ""
+		l.held, l.owner = false, ""
 		return
 	}
 	w := next.pop()
-	l.holder = w.caller
+	l.owner = w.caller
 	close(w.served)
 }
 

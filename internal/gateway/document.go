@@ -27,7 +27,7 @@ func (marshaler) ContentType(any) string { return jsonapi.MediaType }
 
 func (marshaler) Marshal(v any) ([]byte, error) {
 	switch m := v.(type) {
-	case issued:
+	case newTokenResponse:
 		return encode(jsonapi.Document[resource]{Data: toResource(m.GetTeamToken(), new(m.GetSecret()))})
 	case interface{ GetTeamToken() *teamtokenv1.TeamToken }:
 		return encode(jsonapi.Document[resource]{Data: toResource(m.GetTeamToken(), nil)})
@@ -40,8 +40,8 @@ func (marshaler) Marshal(v any) ([]byte, error) {
 	}
 }
 
-// issued is an answer that shows a new token's secret.
-type issued interface {
+// newTokenResponse is an answer that shows a new token's secret.
+type newTokenResponse interface {
 	GetTeamToken() *teamtokenv1.TeamToken
 	GetSecret() string
 }

@@ -16,8 +16,8 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/apierror"
 	"github.com/teamtoken/teamtoken/internal/caller"
-	"github.com/teamtoken/teamtoken/internal/reason"
 )
 
 // errorTexts are all that Unmarshal says. None of them holds a part of a body.
@@ -131,11 +131,11 @@ type called struct {
 }
 
 func (c *called) Invoke(ctx context.Context, method string, req, _ any, _ ...grpc.CallOption) error {
-	if from, _ := caller.PresentedFrom(ctx); from.Refused != nil { // the interceptors let none such through
+	if from, _ := caller.CredentialsFrom(ctx); from.Refused != nil { // the interceptors let none such through
 		return from.Refused
 	}
 	c.rpc, c.req = method, req.(proto.Message)
-	return (&reason.Error{Reason: teamtokenv1.ErrorReason_ERROR_REASON_INTERNAL}).GRPCStatus().Err()
+	return (&apierror.Error{Reason: teamtokenv1.ErrorReason_ERROR_REASON_INTERNAL}).GRPCStatus().Err()
 }
 
 func (c *called) NewStream(context.Context, *grpc.StreamDesc, string, ...grpc.CallOption) (grpc.ClientStream, error) {

@@ -27,9 +27,9 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/apierror"
 	"github.com/teamtoken/teamtoken/internal/caller"
 	"github.com/teamtoken/teamtoken/internal/jsonapi"
-	"github.com/teamtoken/teamtoken/internal/reason"
 	"github.com/teamtoken/teamtoken/internal/requestid"
 	"github.com/teamtoken/teamtoken/internal/telemetry"
 )
@@ -45,8 +45,8 @@ func New(conn grpc.ClientConnInterface, log *slog.Logger, unseen telemetry.Unsee
 	mux := runtime.NewServeMux(
 		runtime.WithMarshalerOption(runtime.MIMEWildcard, marshaler{}),
 		runtime.WithIncomingHeaderMatcher(incomingHeader),
-		runtime.WithOutgoingHeaderMatcher(noHeader),
-		runtime.WithOutgoingTrailerMatcher(noHeader),
+		runtime.WithOutgoingHeaderMatcher(dropHeader),
+		runtime.WithOutgoingTrailerMatcher(dropHeader),
 		runtime.WithErrorHandler(e.status),
 		runtime.WithRoutingErrorHandler(e.routing),
 		runtime.WithForwardResponseOption(setStatus),
@@ -54,9 +54,9 @@ func New(conn grpc.ClientConnInterface, log *slog.Logger, unseen telemetry.Unsee
 		runtime.WithDisablePathLengthFallback(),
 		runtime.WithDisableHTTPMethodOverride(),
 		runtime.WithWriteContentLength(),
-		runtime.SetQueryParameterParser(ignored{}),
+		runtime.SetQueryParameterParser(noQueryParser{}),
 	)
-	client := teamtokenv1.NewTeamTokenServiceClient(completed{conn})
+	client := teamtokenv1.NewTeamTokenServiceClient(requestBinder{conn})
 	if err := teamtokenv1.RegisterTeamTokenServiceHandlerClient(context.Background(), mux, client); err != nil {
 		return nil, err
 	}
@@ -65,7 +65,7 @@ func New(conn grpc.ClientConnInterface, log *slog.Logger, unseen telemetry.Unsee
 			return nil, err
 		}
 	}
-	return front{mux, e, maxHeaders}, nil
+	return preflight{mux, e, maxHeaders}, nil
 }
 
 // ping answers what go-tfe asks for when a client is made: which API this is.
@@ -83,14 +83,14 @@ func discovery(w http.ResponseWriter, _ *http.Request, _ map[string]string) {
 	_, _ = io.WriteString(w, document)
 }
 
-// front checks what is to be checked before a request is looked up.
-type front struct {
+// preflight checks what is to be checked before a request is looked up.
+type preflight struct {
 	mux        http.Handler
 	errors     errorWriter
 	maxHeaders int // in bytes
 }
 
-func (f front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (f preflight) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	long := headerBytes(r) > f.maxHeaders // before the request id is replaced
 	id := r.Header.Get(requestid.Header)
 	if !requestid.Valid(id) || len(r.Header.Values(requestid.Header)) > 1 {
@@ -107,7 +107,7 @@ func (f front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		case http.ErrAbortHandler:
 			panic(p)
 		default:
-			f.errors.failed(w, r, reason.Panic(p, outcome(r, reason.Unknown)))
+			f.errors.failed(w, r, apierror.Panic(p, outcome(r, apierror.Unknown)))
 		}
 	}()
 	from := presented(r)
@@ -115,9 +115,9 @@ func (f front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if from.LongHeaders = long; long {
 		in.problem = &problem{status: http.StatusRequestHeaderFieldsTooLarge, detail: "The headers must be shorter."}
 	} else {
-		in.body, in.problem = check(r)
+		in.body, in.problem = validate(r)
 	}
-	r = r.WithContext(caller.WithPresented(context.WithValue(r.Context(), requestKey{}, in), from))
+	r = r.WithContext(caller.WithCredentials(context.WithValue(r.Context(), requestKey{}, in), from))
 	if in.problem != nil { // grpc-gateway would stop at either of these by itself
 		r.Header.Del("Grpc-Timeout")
 		withoutQuery := *r.URL
@@ -133,15 +133,15 @@ func (f front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // presented is what the request brings that may tell who makes it: of its own
 // connection and headers, none of which reach the service as metadata.
-func presented(r *http.Request) caller.Presented {
+func presented(r *http.Request) caller.Credentials {
 	peer, _ := netip.ParseAddrPort(r.RemoteAddr) // none of a listener that is no TCP
-	return caller.Presented{
+	return caller.Credentials{
 		Surface: caller.REST, Peer: peer, TLS: r.TLS, Connection: caller.ConnectionFrom(r.Context()), Header: r.Header.Values,
 	}
 }
 
-// check reads the body, and returns it, or what is wrong with the request.
-func check(r *http.Request) ([]byte, *problem) {
+// validate reads the body, and returns it, or what is wrong with the request.
+func validate(r *http.Request) ([]byte, *problem) {
 	if strings.Contains(r.URL.EscapedPath(), "%") {
 		return nil, invalid("The path must not be percent-encoded: no id of this API needs it.")
 	}
@@ -203,7 +203,7 @@ func setStatus(_ context.Context, w http.ResponseWriter, m proto.Message) error 
 func invalid(detail string) *problem {
 	return &problem{
 		status: http.StatusBadRequest,
-		code:   reason.Name(teamtokenv1.ErrorReason_ERROR_REASON_INVALID_FIELD),
+		code:   apierror.Name(teamtokenv1.ErrorReason_ERROR_REASON_INVALID_FIELD),
 		detail: detail,
 	}
 }

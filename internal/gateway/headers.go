@@ -28,5 +28,5 @@ func incomingHeader(name string) (string, bool) {
 	}
 }
 
-// noHeader lets no metadata out: what an answer needs, this package sets.
-func noHeader(string) (string, bool) { return "", false }
+// dropHeader lets no metadata out: what an answer needs, this package sets.
+func dropHeader(string) (string, bool) { return "", false }

@@ -34,7 +34,7 @@ func (o Origins) of(r *request) url.URL {
 	if r.TLS != nil {
 		at.Scheme = "https"
 	}
-	if from, _ := caller.PresentedFrom(r.Context()); o.proxied(from.Peer) {
+	if from, _ := caller.CredentialsFrom(r.Context()); o.proxied(from.Peer) {
 		at = forwarded(at, r.Header)
 	}
 	return at

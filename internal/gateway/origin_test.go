@@ -100,7 +100,7 @@ func linkOf(o Origins, peer, host string, secure bool, headers http.Header) stri
 		r.TLS = &tls.ConnectionState{}
 	}
 	from, _ := netip.ParseAddrPort(peer)
-	r = r.WithContext(caller.WithPresented(r.Context(), caller.Presented{Peer: from}))
+	r = r.WithContext(caller.WithCredentials(r.Context(), caller.Credentials{Peer: from}))
 	in := &request{Request: r}
 	u, _ := url.Parse(link(o.of(in), in, 1, 20))
 	u.RawQuery = ""

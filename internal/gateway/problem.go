@@ -15,8 +15,8 @@ import (
 	"google.golang.org/grpc/status"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/apierror"
 	"github.com/teamtoken/teamtoken/internal/jsonapi"
-	"github.com/teamtoken/teamtoken/internal/reason"
 	"github.com/teamtoken/teamtoken/internal/requestid"
 	"github.com/teamtoken/teamtoken/internal/telemetry"
 )
@@ -122,9 +122,9 @@ func (p *problem) err(r *http.Request) error {
 	case p.code == "":
 		return status.Error(codeOf(p.status), p.detail)
 	default:
-		return &reason.Error{
+		return &apierror.Error{
 			Reason:  teamtokenv1.ErrorReason_ERROR_REASON_INVALID_FIELD,
-			Outcome: outcome(r, reason.NotApplied), Violations: []reason.Violation{{Description: p.detail}},
+			Outcome: outcome(r, apierror.NotApplied), Violations: []apierror.Violation{{Description: p.detail}},
 		}
 	}
 }
@@ -143,7 +143,7 @@ func title(status int) string { return strings.ToLower(http.StatusText(status)) 
 
 // titles are the vendor's words for a reason, where it has its own.
 var titles = map[string]string{
-	reason.Name(teamtokenv1.ErrorReason_ERROR_REASON_DESCRIPTION_TAKEN): "invalid attributes",
+	apierror.Name(teamtokenv1.ErrorReason_ERROR_REASON_DESCRIPTION_TAKEN): "invalid attributes",
 }
 
 // errorWriter answers what goes wrong. An RPC's own failure was logged where it
@@ -155,7 +155,7 @@ type errorWriter struct {
 
 // refuse answers a request that names no RPC: nothing was changed by it.
 func (e errorWriter) refuse(w http.ResponseWriter, r *http.Request, p problem) {
-	p.outcome = string(outcome(r, reason.NotApplied))
+	p.outcome = string(outcome(r, apierror.NotApplied))
 	e.unseen("a REST request names no method of this server",
 		slog.String(telemetry.KeyRequestID, w.Header().Get(requestid.Header)), slog.String(telemetry.KeySurface, "rest"),
 		slog.String(telemetry.KeyPeer, r.RemoteAddr), slog.Int(telemetry.KeyStatus, p.status), slog.String(telemetry.KeyReason, p.code))
@@ -164,17 +164,17 @@ func (e errorWriter) refuse(w http.ResponseWriter, r *http.Request, p problem) {
 
 // failed answers a request that this package itself failed with, maybe after the
 // RPC had gone well: its caller is not to take it for one that changed nothing.
-func (e errorWriter) failed(w http.ResponseWriter, r *http.Request, err *reason.Error) {
+func (e errorWriter) failed(w http.ResponseWriter, r *http.Request, err *apierror.Error) {
 	e.log.LogAttrs(r.Context(), slog.LevelError, "a request failed in the gateway",
 		slog.String(telemetry.KeyRequestID, w.Header().Get(requestid.Header)), slog.Any(telemetry.KeyError, err))
-	status, _ := reason.HTTPStatus(reason.Name(err.Reason))
+	status, _ := apierror.HTTPStatus(apierror.Name(err.Reason))
 	writeProblem(w, problem{
-		status: status, code: reason.Name(err.Reason), detail: err.GRPCStatus().Message(), outcome: string(err.Outcome),
+		status: status, code: apierror.Name(err.Reason), detail: err.GRPCStatus().Message(), outcome: string(err.Outcome),
 	})
 }
 
 // outcome is o for the methods that change something.
-func outcome(r *http.Request, o reason.Outcome) reason.Outcome {
+func outcome(r *http.Request, o apierror.Outcome) apierror.Outcome {
 	if r.Method == http.MethodPost || r.Method == http.MethodDelete {
 		return o
 	}
@@ -189,24 +189,24 @@ func (e errorWriter) status(
 	ctx context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, r *http.Request, err error,
 ) {
 	st := status.Convert(err)
-	d := reason.DetailsOf(st)
+	d := apierror.FromStatus(st)
 	if d.Reason == "" {
 		if p := requestOf(ctx).problem; p != nil && st.Code() == codeOf(p.status) {
-			p.outcome = string(outcome(r, reason.NotApplied))
+			p.outcome = string(outcome(r, apierror.NotApplied))
 			writeProblem(w, *p)
 			return
 		}
 		switch st.Code() {
 		case codes.DeadlineExceeded, codes.Canceled: // the in-process connection did not wait for the answer
-			st = (&reason.Error{
+			st = (&apierror.Error{
 				Reason:  teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_TIMEOUT,
-				Outcome: outcome(r, reason.Unknown),
+				Outcome: outcome(r, apierror.Unknown),
 			}).GRPCStatus()
-			d = reason.DetailsOf(st)
+			d = apierror.FromStatus(st)
 		default: // neither the chain nor the service fails without a reason
-			e.failed(w, r, &reason.Error{
+			e.failed(w, r, &apierror.Error{
 				Reason:  teamtokenv1.ErrorReason_ERROR_REASON_INTERNAL,
-				Outcome: outcome(r, reason.Unknown), Cause: err,
+				Outcome: outcome(r, apierror.Unknown), Cause: err,
 			})
 			return
 		}
@@ -216,7 +216,7 @@ func (e errorWriter) status(
 		p.fields = append(p.fields, field{v.GetField(), v.GetDescription()})
 	}
 	var ours bool
-	if p.status, ours = reason.HTTPStatus(d.Reason); !ours {
+	if p.status, ours = apierror.HTTPStatus(d.Reason); !ours {
 		p.status, p.detail = runtime.HTTPStatusFromCode(st.Code()), ""
 	}
 	if md, ok := runtime.ServerMetadataFromContext(ctx); ok && len(md.HeaderMD.Get(final)) > 0 {

@@ -18,9 +18,9 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/apierror"
 	"github.com/teamtoken/teamtoken/internal/caller"
 	"github.com/teamtoken/teamtoken/internal/page"
-	"github.com/teamtoken/teamtoken/internal/reason"
 )
 
 type requestKey struct{}
@@ -38,20 +38,20 @@ func requestOf(ctx context.Context) *request {
 	return r
 }
 
-// completed puts into a message what stands elsewhere in REST than grpc-gateway
+// requestBinder puts into a message what stands elsewhere in REST than grpc-gateway
 // can be told of. The service checks it there like all else.
-type completed struct{ grpc.ClientConnInterface }
+type requestBinder struct{ grpc.ClientConnInterface }
 
-func (c completed) Invoke(ctx context.Context, method string, req, resp any, opts ...grpc.CallOption) error {
+func (c requestBinder) Invoke(ctx context.Context, method string, req, resp any, opts ...grpc.CallOption) error {
 	r := requestOf(ctx)
 	err := r.problem.err(r.Request)
 	if err == nil {
 		err = complete(req, r)
 	}
 	if err != nil { // the interceptors answer with it, once they know who calls
-		from, _ := caller.PresentedFrom(ctx)
+		from, _ := caller.CredentialsFrom(ctx)
 		from.Refused = err
-		ctx = caller.WithPresented(context.WithoutCancel(ctx), from) // the client may have left in the middle of the body
+		ctx = caller.WithCredentials(context.WithoutCancel(ctx), from) // the client may have left in the middle of the body
 	}
 	ctx, cancel := patient(ctx)
 	defer cancel()
@@ -94,25 +94,25 @@ func complete(req any, r *request) error {
 	case *teamtokenv1.GenerateTokenRequest:
 		req.RequestId = requestID(r.Request)
 		req.ExpectedTokenId = r.URL.Query().Get(expectedTokenID)
-		return cmp.Or(only(r, expectedTokenID), readBody(r.body, req))
+		return cmp.Or(rejectUnknownQuery(r, expectedTokenID), readBody(r.body, req))
 	case *teamtokenv1.DeleteTokenRequest:
-		if err := cmp.Or(only(r, expectedTokenID, allowMissing), noBody(r)); err != nil {
+		if err := cmp.Or(rejectUnknownQuery(r, expectedTokenID, allowMissing), noBody(r)); err != nil {
 			return err
 		}
 		req.ExpectedTokenId = r.URL.Query().Get(expectedTokenID)
 		if value := r.URL.Query().Get(allowMissing); value != "" {
 			var err error
 			if req.AllowMissing, err = strconv.ParseBool(value); err != nil {
-				return refused(reason.Violation{Field: allowMissing, Description: "must be true or false"})
+				return refused(apierror.Violation{Field: allowMissing, Description: "must be true or false"})
 			}
 		}
 	case *teamtokenv1.CreateNamedTokenRequest:
 		req.RequestId = requestID(r.Request)
-		return cmp.Or(only(r), readBody(r.body, req))
+		return cmp.Or(rejectUnknownQuery(r), readBody(r.body, req))
 	case *teamtokenv1.DeleteTokenByIDRequest:
-		return cmp.Or(only(r), noBody(r))
+		return cmp.Or(rejectUnknownQuery(r), noBody(r))
 	case *teamtokenv1.ListTokensRequest:
-		return list(req, r)
+		return bindList(req, r)
 	}
 	return nil
 }
@@ -124,14 +124,14 @@ func noBody(r *request) error {
 	case "", "{}", "null":
 		return nil
 	default:
-		return refused(reason.Violation{Description: "a deletion has no body: what it depends on stands in the query"})
+		return refused(apierror.Violation{Description: "a deletion has no body: what it depends on stands in the query"})
 	}
 }
 
 // readBody reads the body into a message.
 func readBody(body []byte, req any) error {
 	if err := (marshaler{}).Unmarshal(body, req); err != nil {
-		return refused(reason.Violation{Description: err.Error()})
+		return refused(apierror.Violation{Description: err.Error()})
 	}
 	return nil
 }
@@ -142,23 +142,23 @@ const (
 	allowMissing    = "allow_missing"
 )
 
-// ignored leaves the query alone: grpc-gateway would put a parameter into any
+// noQueryParser leaves the query alone: grpc-gateway would put a parameter into any
 // field of its name, where the upstream has other names, and answers a bad value
 // with words of its own. What is read of a query is read in this file.
-type ignored struct{}
+type noQueryParser struct{}
 
-func (ignored) Parse(proto.Message, url.Values, *utilities.DoubleArray) error { return nil }
+func (noQueryParser) Parse(proto.Message, url.Values, *utilities.DoubleArray) error { return nil }
 
 // refused is the error of a change that is not made.
-func refused(v ...reason.Violation) error {
-	return &reason.Error{
-		Reason: teamtokenv1.ErrorReason_ERROR_REASON_INVALID_FIELD, Outcome: reason.NotApplied, Violations: v,
+func refused(v ...apierror.Violation) error {
+	return &apierror.Error{
+		Reason: teamtokenv1.ErrorReason_ERROR_REASON_INVALID_FIELD, Outcome: apierror.NotApplied, Violations: v,
 	}
 }
 
-// only refuses a change whose query holds anything but one value of each of
+// rejectUnknownQuery refuses a change whose query holds anything but one value of each of
 // names: a guard that is misspelt, or empty, would be no guard.
-func only(r *request, names ...string) error {
+func rejectUnknownQuery(r *request, names ...string) error {
 	if r.URL.RawQuery == "" {
 		return nil
 	}
@@ -174,7 +174,7 @@ func only(r *request, names ...string) error {
 	if description == "" {
 		return nil
 	}
-	return refused(reason.Violation{Description: description})
+	return refused(apierror.Violation{Description: description})
 }
 
 // requestID is the Idempotency-Key, without the quotes that a string has in a
@@ -193,29 +193,29 @@ func requestID(r *http.Request) string {
 	return cmp.Or(key, "(empty)")
 }
 
-// list reads the query as the upstream has it, and nothing else of it.
-func list(req *teamtokenv1.ListTokensRequest, r *request) error {
+// bindList reads the query as the upstream has it, and nothing else of it.
+func bindList(req *teamtokenv1.ListTokensRequest, r *request) error {
 	query := r.URL.Query()
 	req.Query, req.Sort, req.ExpiryStatus = query.Get("q"), query.Get("sort"), nil
 	if status := query.Get("filter[expiry_status]"); status != "" {
 		req.ExpiryStatus = strings.Split(status, ",")
 	}
-	var violations []reason.Violation
+	var violations []apierror.Violation
 	size, err := strconv.ParseInt(query.Get(pageSize), 10, 32)
 	if query.Get(pageSize) == "" {
 		size, err = page.DefaultSize, nil
 	}
 	if err != nil || size < 1 || size > page.MaxSize {
-		violations = append(violations, reason.Violation{
+		violations = append(violations, apierror.Violation{
 			Field: "page_size", Description: fmt.Sprintf("must be a number from 1 to %d", page.MaxSize),
 		})
 	}
 	number, err := page.Number(query.Get(pageNumber))
 	if err != nil {
-		violations = append(violations, reason.Violation{Field: "page_token", Description: err.Error()})
+		violations = append(violations, apierror.Violation{Field: "page_token", Description: err.Error()})
 	}
 	if violations != nil {
-		return &reason.Error{Reason: teamtokenv1.ErrorReason_ERROR_REASON_INVALID_FIELD, Violations: violations}
+		return &apierror.Error{Reason: teamtokenv1.ErrorReason_ERROR_REASON_INVALID_FIELD, Violations: violations}
 	}
 	req.PageSize = int32(size)
 	req.PageToken = page.Page{Number: number, Size: int(size)}.Token()

@@ -92,7 +92,7 @@ func BenchmarkAdded(b *testing.B) {
 				attempt, outcome := record, record
 				attempt.Event, outcome.Event = audit.EventAttempt, audit.EventOutcome
 				_ = nowhere.Attempt(ctx, &attempt)
-				nowhere.Result(&outcome)
+				nowhere.Outcome(&outcome)
 			}
 			var rounds []time.Duration
 			for b.Loop() {
@@ -146,7 +146,7 @@ func known(b *testing.B, key *ecdsa.PrivateKey, mesh bool) *interceptor.Chain {
 	book := open(b, audit.Options{Destination: filepath.Join(b.TempDir(), "audit.jsonl")})
 	return interceptor.New(descriptor, interceptor.Options{
 		Log: telemetry.NewLogger(io.Discard, 0, false), Metrics: metrics(b), Audit: book, Timeout: timeout,
-		Authenticate: authn.New(o).Caller, Policy: func() *policy.Policy { return rules }, MaxInFlightPerCaller: 1000,
+		Authenticate: authn.New(o).Authenticate, Policy: func() *policy.Policy { return rules }, MaxInFlightPerCaller: 1000,
 	})
 }
 

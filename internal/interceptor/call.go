@@ -5,11 +5,11 @@ import (
 	"time"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/apierror"
 	"github.com/teamtoken/teamtoken/internal/audit"
 	"github.com/teamtoken/teamtoken/internal/caller"
 	"github.com/teamtoken/teamtoken/internal/calls"
 	"github.com/teamtoken/teamtoken/internal/policy"
-	"github.com/teamtoken/teamtoken/internal/reason"
 	"github.com/teamtoken/teamtoken/internal/requestid"
 )
 
@@ -22,7 +22,7 @@ type call struct {
 }
 
 // newCall starts the trail of a call, and returns a context of both.
-func (c *Chain) newCall(ctx context.Context, m method, requestID string, p caller.Presented) (context.Context, *call) {
+func (c *Chain) newCall(ctx context.Context, m method, requestID string, p caller.Credentials) (context.Context, *call) {
 	r := audit.Record{CallID: requestid.New(), RequestID: requestID, Method: m.name, Surface: string(p.Surface)}
 	if p.Peer.IsValid() {
 		r.Peer = p.Peer.String()
@@ -114,14 +114,14 @@ func (k *call) logAttempt(ctx context.Context) error {
 
 // applied is the outcome of a change that went well, for the audit: a caller knows it by
 // there being no error.
-const applied = reason.Applied
+const applied = apierror.Applied
 
 // logOutcome has the audit say what the caller is about to be told.
 func (k *call) logOutcome(resp any, err error, d time.Duration) {
-	code, details := reason.Describe(err, k.method.outcome(applied))
+	code, details := apierror.Describe(err, k.method.outcome(applied))
 	e := audit.Ending{
 		Code: code.String(), Reason: details.Reason, Outcome: details.Outcome, Duration: d,
-		RefusedOutcome: string(k.method.outcome(reason.NotApplied)), // an error of grpc-go or HTTP has none
+		RefusedOutcome: string(k.method.outcome(apierror.NotApplied)), // an error of grpc-go or HTTP has none
 	}
 	if resp, ok := resp.(interface{ GetTeamToken() *teamtokenv1.TeamToken }); ok && err == nil {
 		e.TokenID = resp.GetTeamToken().GetId()

@@ -30,10 +30,10 @@ import (
 	"google.golang.org/protobuf/types/descriptorpb"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/apierror"
 	"github.com/teamtoken/teamtoken/internal/audit"
 	"github.com/teamtoken/teamtoken/internal/caller"
 	"github.com/teamtoken/teamtoken/internal/policy"
-	"github.com/teamtoken/teamtoken/internal/reason"
 	"github.com/teamtoken/teamtoken/internal/requestid"
 	"github.com/teamtoken/teamtoken/internal/telemetry"
 )
@@ -50,7 +50,7 @@ type Options struct {
 	CallerCredentials bool
 	// Authenticate makes certain who calls, or refuses the call; who has no ID is nobody
 	// in particular. Nil asks nobody.
-	Authenticate func(context.Context, caller.Presented) (caller.Caller, error)
+	Authenticate func(context.Context, caller.Credentials) (caller.Caller, error)
 	// Policy decides what a caller may do. Nil allows everything.
 	Policy func() *policy.Policy
 	// MaxInFlightPerCaller bounds the calls that one caller, who is known, has under way;
@@ -189,41 +189,13 @@ func requestIDOf(ctx context.Context) string {
 	return requestid.New()
 }
 
-// handle runs the handler, or refuses the call.
-func (c *Chain) handle(
-	ctx context.Context, req any, k *call, from caller.Presented, handler grpc.UnaryHandler,
-) (resp any, err error) {
+// identify makes certain who calls, and notes it, or returns the refusal.
+func (c *Chain) identify(ctx context.Context, k *call, from caller.Credentials) (caller.Caller, error) {
 	m := k.method
-	defer func() {
-		if p := recover(); p != nil {
-			resp, err = nil, reason.Panic(p, m.outcome(reason.Unknown))
-		}
-	}()
-	message := receivedFrom(ctx)
-	if message.err != nil || from.LongHeaders { // all that is left is to say whose call it was
-		if who, err := c.authenticate(ctx, k, from); err == nil {
-			k.setCaller(who)
-		}
-		switch {
-		case errors.Is(message.err, context.DeadlineExceeded):
-			return nil, m.tooLate(message.err)
-		case message.err != nil: // the client has its answer
-			return nil, message.err
-		case from.Refused != nil:
-			return nil, from.Refused
-		default:
-			return nil, m.longHeaders()
-		}
-	}
-	if c.stopping.Load() {
-		return nil, m.newError(teamtokenv1.ErrorReason_ERROR_REASON_SHUTTING_DOWN)
-	}
-	ctx, cancel := context.WithDeadline(ctx, deadline(ctx, c.options.Timeout))
-	defer cancel()
 	over := ctx.Err() != nil
 	who, err := c.authenticate(ctx, k, from)
 	if err != nil && !over && ctx.Err() != nil { // there was no time to find out who calls
-		return nil, m.tooLate(err)
+		return caller.Caller{}, m.tooLate(err)
 	}
 	if err != nil {
 		e := m.newError(teamtokenv1.ErrorReason_ERROR_REASON_CALLER_UNAUTHENTICATED)
@@ -231,13 +203,58 @@ func (c *Chain) handle(
 			e = m.newError(teamtokenv1.ErrorReason_ERROR_REASON_CALLER_ISSUER_UNAVAILABLE)
 		}
 		e.Cause = err
-		return nil, e
+		return caller.Caller{}, e
 	}
 	k.setCaller(who)
+	return who, nil
+}
+
+// refuseUnread refuses a call of which there is nothing to be carried out: all that is
+// left is to say whose call it was.
+func (c *Chain) refuseUnread(ctx context.Context, k *call, from caller.Credentials, message received) error {
+	m := k.method
+	if who, err := c.authenticate(ctx, k, from); err == nil {
+		k.setCaller(who)
+	}
+	switch {
+	case errors.Is(message.err, context.DeadlineExceeded):
+		return m.tooLate(message.err)
+	case message.err != nil: // the client has its answer
+		return message.err
+	case from.Refused != nil:
+		return from.Refused
+	default:
+		return m.longHeaders()
+	}
+}
+
+// handle runs the handler, or refuses the call.
+func (c *Chain) handle(
+	ctx context.Context, req any, k *call, from caller.Credentials, handler grpc.UnaryHandler,
+) (resp any, err error) {
+	m := k.method
+	defer func() {
+		if p := recover(); p != nil {
+			resp, err = nil, apierror.Panic(p, m.outcome(apierror.Unknown))
+		}
+	}()
+	message := receivedFrom(ctx)
+	if message.err != nil || from.LongHeaders {
+		return nil, c.refuseUnread(ctx, k, from, message)
+	}
+	if c.stopping.Load() {
+		return nil, m.newError(teamtokenv1.ErrorReason_ERROR_REASON_SHUTTING_DOWN)
+	}
+	ctx, cancel := context.WithDeadline(ctx, deadline(ctx, c.options.Timeout))
+	defer cancel()
+	who, err := c.identify(ctx, k, from)
+	if err != nil {
+		return nil, err
+	}
 	if ctx.Err() != nil {
 		return nil, m.tooLate(context.Cause(ctx))
 	}
-	if who.VerifiedBy != caller.Nobody {
+	if who.VerifiedBy != caller.Unauthenticated {
 		release, ok := c.slots.tryAcquire(who.ID)
 		if !ok {
 			e := m.newError(teamtokenv1.ErrorReason_ERROR_REASON_CALLER_QUOTA_EXCEEDED)
@@ -248,7 +265,7 @@ func (c *Chain) handle(
 	}
 	if message.malformed {
 		e := m.newError(teamtokenv1.ErrorReason_ERROR_REASON_INVALID_FIELD)
-		e.Violations = []reason.Violation{{Description: "the message is not a well-formed protobuf message of its type"}}
+		e.Violations = []apierror.Violation{{Description: "the message is not a well-formed protobuf message of its type"}}
 		return nil, e
 	}
 	k.setRequest(req)
@@ -270,15 +287,15 @@ func (c *Chain) handle(
 	return handler(ctx, req)
 }
 
-func (m method) outcome(o reason.Outcome) reason.Outcome {
+func (m method) outcome(o apierror.Outcome) apierror.Outcome {
 	if !m.mutates {
 		return ""
 	}
 	return o
 }
 
-func (m method) newError(r teamtokenv1.ErrorReason) *reason.Error {
-	return &reason.Error{Reason: r, Outcome: m.outcome(reason.NotApplied)}
+func (m method) newError(r teamtokenv1.ErrorReason) *apierror.Error {
+	return &apierror.Error{Reason: r, Outcome: m.outcome(apierror.NotApplied)}
 }
 
 // tooLate refuses a call whose deadline ended, or whose caller left, before anything was done.
@@ -293,7 +310,7 @@ func (m method) tooLate(cause error) error {
 // call over its connection.
 func (m method) longHeaders() error {
 	e := m.newError(teamtokenv1.ErrorReason_ERROR_REASON_INVALID_FIELD)
-	e.Violations = []reason.Violation{{Field: "headers", Description: "the headers are longer than TEAMTOKEN_MAX_HEADER_BYTES allows"}}
+	e.Violations = []apierror.Violation{{Field: "headers", Description: "the headers are longer than TEAMTOKEN_MAX_HEADER_BYTES allows"}}
 	st := e.GRPCStatus().Proto()
 	st.Code = int32(codes.ResourceExhausted)
 	st.Message = "The headers of the call are too long. Nothing was changed. Call again with less metadata."
@@ -318,8 +335,8 @@ var noRetry = metadata.Pairs("grpc-retry-pushback-ms", "-1")
 // withRequestInfo is err as the caller gets it: with the request id among its details.
 func (c *Chain) withRequestInfo(ctx context.Context, id string, err error) error {
 	st := status.Convert(err)
-	details := reason.DetailsOf(st)
-	if details.Outcome != "" && details.Outcome != string(reason.NotApplied) {
+	details := apierror.FromStatus(st)
+	if details.Outcome != "" && details.Outcome != string(apierror.NotApplied) {
 		_ = grpc.SetTrailer(ctx, noRetry)
 	}
 	if with, detailErr := st.WithDetails(&errdetails.RequestInfo{RequestId: id}); detailErr == nil {
@@ -331,7 +348,7 @@ func (c *Chain) withRequestInfo(ctx context.Context, id string, err error) error
 // callError is a status whose cause the log may know.
 type callError struct {
 	status  *status.Status
-	details reason.Details
+	details apierror.Details
 	cause   error
 }
 

@@ -25,10 +25,10 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/apierror"
 	"github.com/teamtoken/teamtoken/internal/audit"
 	"github.com/teamtoken/teamtoken/internal/calls"
 	"github.com/teamtoken/teamtoken/internal/interceptor"
-	"github.com/teamtoken/teamtoken/internal/reason"
 	"github.com/teamtoken/teamtoken/internal/requestid"
 	"github.com/teamtoken/teamtoken/internal/telemetry"
 )
@@ -109,7 +109,7 @@ const timeout = 10 * time.Second
 func newRig(t *testing.T, callerCredentials bool, do func(context.Context) error) *rig {
 	t.Helper()
 	r := &rig{metrics: metrics(t)}
-	book, err := audit.Open(audit.Options{Destination: "-", Stdout: &r.audit, Stderr: &r.log, Working: func(bool, error) {}})
+	book, err := audit.Open(audit.Options{Destination: "-", Stdout: &r.audit, Stderr: &r.log, OnStatusChange: func(bool, error) {}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,7 +159,7 @@ func (r *rig) call(t *testing.T, method string, headers ...string) (a answer) {
 
 func (a answer) is(t *testing.T, code codes.Code, reasonName, outcome string) {
 	t.Helper()
-	d := reason.DetailsOf(a.status)
+	d := apierror.FromStatus(a.status)
 	if a.status.Code() != code || d.Reason != reasonName || d.Outcome != outcome {
 		t.Errorf("%v %q %q, want %v %q %q", a.status.Code(), d.Reason, d.Outcome, code, reasonName, outcome)
 	}
@@ -181,7 +181,7 @@ func (r *rig) counted(method string, code codes.Code) string {
 }
 
 // outcome is o for the methods that change something, and none for the others.
-func outcome(method string, o reason.Outcome) string {
+func outcome(method string, o apierror.Outcome) string {
 	if !methods[method] {
 		return ""
 	}
@@ -273,7 +273,7 @@ func TestPanic(t *testing.T) {
 			r := newRig(t, false, func(context.Context) error { fails(); return nil })
 			for method := range methods {
 				a := r.call(t, method)
-				a.is(t, codes.Internal, "INTERNAL", outcome(method, reason.Unknown))
+				a.is(t, codes.Internal, "INTERNAL", outcome(method, apierror.Unknown))
 				if strings.Contains(a.status.String(), planted) {
 					t.Error("the caller is told the value")
 				}
@@ -313,7 +313,7 @@ func TestStop(t *testing.T) {
 	}
 	r.chain.Stop()
 	for method := range methods {
-		r.call(t, method).is(t, codes.Unavailable, "SHUTTING_DOWN", outcome(method, reason.NotApplied))
+		r.call(t, method).is(t, codes.Unavailable, "SHUTTING_DOWN", outcome(method, apierror.NotApplied))
 		if r.counted(method, codes.Unavailable) != "1" {
 			t.Errorf("the refusal of %s is not counted", method)
 		}
@@ -411,7 +411,7 @@ func TestRequestID(t *testing.T) {
 				t.Error("the log does not have the id once, so it is not this call's alone")
 			}
 			for where, got := range map[string][]string{
-				"trailer": a.trailer.Get(requestid.Header), "details": {reason.DetailsOf(a.status).RequestID},
+				"trailer": a.trailer.Get(requestid.Header), "details": {apierror.FromStatus(a.status).RequestID},
 			} {
 				if len(got) != 1 || got[0] != id {
 					t.Errorf("%s: %q, want %q", where, got, id)
@@ -433,11 +433,11 @@ func TestPushback(t *testing.T) {
 		want bool
 	}{
 		{"success", nil, false},
-		{"not applied", &reason.Error{Reason: internal, Outcome: reason.NotApplied}, false},
-		{"unknown", &reason.Error{Reason: unknown, Outcome: reason.Unknown}, true},
-		{"unknown, wrapped", fmt.Errorf("wrapped: %w", &reason.Error{Reason: unknown, Outcome: reason.Unknown}), true},
-		{"applied and undelivered", &reason.Error{Reason: internal, Outcome: reason.AppliedUndelivered}, true},
-		{"no outcome, as of a call that reads", &reason.Error{Reason: internal}, false},
+		{"not applied", &apierror.Error{Reason: internal, Outcome: apierror.NotApplied}, false},
+		{"unknown", &apierror.Error{Reason: unknown, Outcome: apierror.Unknown}, true},
+		{"unknown, wrapped", fmt.Errorf("wrapped: %w", &apierror.Error{Reason: unknown, Outcome: apierror.Unknown}), true},
+		{"applied and undelivered", &apierror.Error{Reason: internal, Outcome: apierror.AppliedUndelivered}, true},
+		{"no outcome, as of a call that reads", &apierror.Error{Reason: internal}, false},
 		{"a status that is none of ours", status.Error(codes.Unavailable, "gone"), false},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -495,7 +495,7 @@ func TestRepeated(t *testing.T) {
 				ctx := metadata.AppendToOutgoingContext(t.Context(), marker...)
 				err := r.conn.Invoke(ctx, fullName(row.method), row.request, &emptypb.Empty{}, grpc.Header(&header))
 				before := len(marker) > 0 && (marker[1] == "2" || marker[1] == "1" && marker[0] != "x-envoy-attempt-count")
-				switch d := reason.DetailsOf(status.Convert(err)); {
+				switch d := apierror.FromStatus(status.Convert(err)); {
 				case before && !row.again && (reached || status.Code(err) != codes.FailedPrecondition || d.Reason != refused || d.Outcome != "not_applied"):
 					t.Errorf("it was repeated, and: %v", err)
 				case (!before || row.again) && (!reached || status.Code(err) != codes.Unavailable):
@@ -519,11 +519,11 @@ func TestOrder(t *testing.T) {
 		stop    bool
 		code    codes.Code
 		reason  string
-		outcome reason.Outcome
+		outcome apierror.Outcome
 	}{
 		{"with a credential", []string{"authorization", "Bearer a"}, false, codes.Unknown, "", ""},
-		{"without", nil, false, codes.Unauthenticated, "CALLER_UNAUTHENTICATED", reason.NotApplied},
-		{"without, stopping", nil, true, codes.Unavailable, "SHUTTING_DOWN", reason.NotApplied},
+		{"without", nil, false, codes.Unauthenticated, "CALLER_UNAUTHENTICATED", apierror.NotApplied},
+		{"without, stopping", nil, true, codes.Unavailable, "SHUTTING_DOWN", apierror.NotApplied},
 	} {
 		t.Run(step.name, func(t *testing.T) {
 			if step.stop {
@@ -532,7 +532,7 @@ func TestOrder(t *testing.T) {
 			for method := range methods {
 				a := r.call(t, method, step.headers...)
 				a.is(t, step.code, step.reason, outcome(method, step.outcome))
-				id := reason.DetailsOf(a.status).RequestID
+				id := apierror.FromStatus(a.status).RequestID
 				if id == "" || !strings.Contains(r.log.String(), id) {
 					t.Error("the call is not logged under its request id")
 				}
@@ -670,7 +670,7 @@ func TestTooLateForAnything(t *testing.T) {
 					close(out.release)
 				}
 				var log lines
-				book, err := audit.Open(audit.Options{Destination: "-", Stdout: out, Stderr: &log, Working: func(ok bool, err error) {
+				book, err := audit.Open(audit.Options{Destination: "-", Stdout: out, Stderr: &log, OnStatusChange: func(ok bool, err error) {
 					if !ok {
 						t.Errorf("the audit log is said to fail: %v", err)
 					}
@@ -690,7 +690,7 @@ func TestTooLateForAnything(t *testing.T) {
 					t.Error("it was carried out")
 					return nil, nil
 				})
-				answer{status: status.Convert(err)}.is(t, codes.DeadlineExceeded, "UPSTREAM_TIMEOUT", outcome(method, reason.NotApplied))
+				answer{status: status.Convert(err)}.is(t, codes.DeadlineExceeded, "UPSTREAM_TIMEOUT", outcome(method, apierror.NotApplied))
 				if text := status.Convert(err).Message(); !strings.Contains(text, "Nothing was changed") {
 					t.Error(text)
 				}

@@ -18,16 +18,16 @@ import (
 // credentialsOf is what the call brings that may tell who makes it: over gRPC its
 // connection and metadata, and of a call of the gateway's what that took from its
 // own request, in a context that nobody else can make.
-func credentialsOf(ctx context.Context) caller.Presented {
+func credentialsOf(ctx context.Context) caller.Credentials {
 	if rest := inprocgrpc.ClientContext(ctx); rest != nil {
-		p, _ := caller.PresentedFrom(rest)
+		p, _ := caller.CredentialsFrom(rest)
 		p.Surface = caller.REST
 		if p.Header == nil {
 			p.Header = func(string) []string { return nil }
 		}
 		return p
 	}
-	p := caller.Presented{Surface: caller.GRPC, LongHeaders: caller.LongHeaders(ctx), Header: func(name string) []string {
+	p := caller.Credentials{Surface: caller.GRPC, LongHeaders: caller.LongHeaders(ctx), Header: func(name string) []string {
 		return metadata.ValueFromIncomingContext(ctx, name)
 	}}
 	if other, ok := peer.FromContext(ctx); ok {
@@ -50,8 +50,8 @@ type connection interface {
 
 // authenticate makes certain who calls, and keeps the credential that the call brings
 // for the upstream, where callers have their own.
-func (c *Chain) authenticate(ctx context.Context, k *call, p caller.Presented) (caller.Caller, error) {
-	who := caller.Caller{VerifiedBy: caller.Nobody}
+func (c *Chain) authenticate(ctx context.Context, k *call, p caller.Credentials) (caller.Caller, error) {
+	who := caller.Caller{VerifiedBy: caller.Unauthenticated}
 	if c.options.CallerCredentials {
 		credential, ok := bearer(p)
 		if !ok {
@@ -78,7 +78,7 @@ var errNoCredential = errors.New("no well-formed credential for the upstream was
 const maxCredential = 4096
 
 // bearer is the one well-formed credential of the call, if there is one.
-func bearer(p caller.Presented) (secret.Text, bool) {
+func bearer(p caller.Credentials) (secret.Text, bool) {
 	sent := p.Header("authorization")
 	if len(sent) != 1 || len(sent[0]) > maxCredential {
 		return secret.Text{}, false

@@ -6,9 +6,9 @@ import (
 	"time"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
-	"github.com/teamtoken/teamtoken/internal/budget"
+	"github.com/teamtoken/teamtoken/internal/apierror"
 	"github.com/teamtoken/teamtoken/internal/outcome"
-	"github.com/teamtoken/teamtoken/internal/reason"
+	"github.com/teamtoken/teamtoken/internal/ratelimit"
 	"github.com/teamtoken/teamtoken/internal/state"
 	"github.com/teamtoken/teamtoken/internal/upstream"
 )
@@ -90,23 +90,23 @@ func (a *acquisition) run(ctx context.Context) (state.AcquireResult, error) {
 }
 
 // ask asks the store once.
-func (a *acquisition) ask(ctx context.Context) (state.AcquireResult, budget.Pass, error) {
+func (a *acquisition) ask(ctx context.Context) (state.AcquireResult, ratelimit.Ticket, error) {
 	a.request.Waiter.Replica, a.request.Waiter.Class = "", a.waiter.rank.class()
 	if a.waiter.first {
 		a.request.Waiter.Replica = a.e.replica
 	}
-	request, ticket := a.request.DryRun(), budget.Pass{}
+	request, ticket := a.request.DryRun(), ratelimit.Ticket{}
 	if !a.dryRun {
 		var full *upstream.Error
-		if ticket, full = a.e.budget.Enter(ctx, true); full != nil {
+		if ticket, full = a.e.limiter.Enqueue(ctx, true); full != nil {
 			return state.AcquireResult{}, ticket, a.deadlineError(ctx, outcome.Error(ctx, full, a.op.method()))
 		}
 		request = a.request
-		request.Rate = a.e.budget.Near(ticket)
+		request.Rate = a.e.limiter.Within(ticket)
 	}
 	r, err := a.e.askStore(ctx, request)
 	if err != nil || r.Status != state.Acquired {
-		a.e.budget.Leave(ticket, 0)
+		a.e.limiter.Abort(ticket, 0)
 	}
 	if err != nil {
 		err = errStoreUnavailable(err, a.duplicate)
@@ -128,13 +128,13 @@ const (
 )
 
 // conclude says what a result means. An error is what the caller is told.
-func (a *acquisition) conclude(ctx context.Context, r state.AcquireResult, ticket budget.Pass) (next, error) {
+func (a *acquisition) conclude(ctx context.Context, r state.AcquireResult, ticket ratelimit.Ticket) (next, error) {
 	rateLimited := func() error {
-		return outcome.Error(ctx, a.e.budget.Full(ticket, r.Wait), a.op.method())
+		return outcome.Error(ctx, a.e.limiter.ErrExhausted(ticket, r.Wait), a.op.method())
 	}
 	switch r.Status {
 	case state.Acquired:
-		if !a.e.budget.Take(ctx, ticket, r.Wait) {
+		if !a.e.limiter.Commit(ctx, ticket, r.Wait) {
 			_ = a.e.release(ctx, r.Lock, state.Release{CurrentTokenID: state.Unchanged, Record: state.RecordReset})
 			return stop, rateLimited()
 		}
@@ -148,9 +148,9 @@ func (a *acquisition) conclude(ctx context.Context, r state.AcquireResult, ticke
 	case state.RecordUnreadable:
 		return stop, outcome.Unknown(errUnreadableRecord)
 	case state.DuplicateInDoubt:
-		return stop, &reason.Error{
+		return stop, &apierror.Error{
 			Reason:  teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_OUTCOME_UNKNOWN,
-			Outcome: reason.Unknown, RetryAfter: max(r.Wait, busyRetryAfter), Cause: errInDoubt,
+			Outcome: apierror.Unknown, RetryAfter: max(r.Wait, busyRetryAfter), Cause: errInDoubt,
 		}
 	case state.MustResolve:
 		err := a.e.resolve(ctx, r.InDoubt)
@@ -308,7 +308,7 @@ var (
 )
 
 func notApplied(r teamtokenv1.ErrorReason, retryAfter time.Duration, cause error) error {
-	return &reason.Error{Reason: r, Outcome: reason.NotApplied, RetryAfter: retryAfter, Cause: cause}
+	return &apierror.Error{Reason: r, Outcome: apierror.NotApplied, RetryAfter: retryAfter, Cause: cause}
 }
 
 // errStoreUnavailable is what a call is told when the store can't be asked. If the same
@@ -331,8 +331,8 @@ func (a *acquisition) deadlineError(ctx context.Context, err error) error {
 func errWaitDeadline(ctx context.Context, err error, duplicate, busy bool) error {
 	switch {
 	case duplicate:
-		return &reason.Error{
-			Reason: teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_TIMEOUT, Outcome: reason.Unknown, Cause: context.Cause(ctx),
+		return &apierror.Error{
+			Reason: teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_TIMEOUT, Outcome: apierror.Unknown, Cause: context.Cause(ctx),
 		}
 	case err == nil, errors.Is(err, errDeadline), busy && ctx.Err() != nil:
 		return notApplied(teamtokenv1.ErrorReason_ERROR_REASON_TEAM_BUSY, busyRetryAfter, context.Cause(ctx))

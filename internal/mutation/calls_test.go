@@ -221,7 +221,7 @@ func TestCallersCredentials(t *testing.T) {
 	_, err = w.callAs(e, honest(), generating(), mutation.Key{}, 200*time.Millisecond)
 	w.wants("unless there is no time", err, "UPSTREAM_RATE_LIMITED not_applied")
 
-	w.eventually("the pause is over", func() bool { return w.limit.Paused() == 0 })
+	w.eventually("the pause is over", func() bool { return w.limit.Blocked() == 0 })
 	w.sim.Inject(faults["not applied, answer lost"])
 	_, err = w.callAs(e, honest(), generating(), key("doubt"), 0)
 	w.wants("its answer is lost", err, "UPSTREAM_OUTCOME_UNKNOWN unknown")

@@ -100,7 +100,7 @@ func (a *credentials) learn(ctx context.Context, team string, changed bool, err 
 func (e *Engine) testCredential(ctx context.Context, team upstream.TeamID) (rank, error) {
 	_, err := e.upstream.ReadToken(ctx, team)
 	e.credentials.learn(ctx, team.String(), false, err)
-	if outcome.IsKind(err, upstream.Unauthorized, upstream.Unreachable, upstream.RateLimited, upstream.Throttled, upstream.Exhausted, upstream.Timeout) {
+	if outcome.IsKind(err, upstream.Unauthorized, upstream.Unreachable, upstream.RateLimited, upstream.LocallyRateLimited, upstream.Exhausted, upstream.Timeout) {
 		return refused, err
 	} // a team without a token, for example: the change itself shows it
 	return e.credentials.rankOf(ctx, team.String()), nil

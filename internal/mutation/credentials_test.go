@@ -31,7 +31,7 @@ func TestRanks(t *testing.T) {
 	answers := map[string]error{
 		"ok": nil, "401": &upstream.Error{Kind: upstream.Unauthorized}, "403": &upstream.Error{Kind: upstream.Forbidden},
 		"404": &upstream.Error{Kind: upstream.NotFound}, "422": &upstream.Error{Kind: upstream.Rejected},
-		"429": &upstream.Error{Kind: upstream.RateLimited}, "lost": &upstream.Error{Kind: upstream.Lost}, "other": errors.New("other"),
+		"429": &upstream.Error{Kind: upstream.RateLimited}, "lost": &upstream.Error{Kind: upstream.NoResponse}, "other": errors.New("other"),
 	}
 	ranks := map[string]rank{"accepted": accepted, "unknown": unknown, "refused": refused}
 	for _, row := range []struct{ name, steps string }{

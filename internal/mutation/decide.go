@@ -3,7 +3,7 @@ package mutation
 import (
 	"slices"
 
-	"github.com/teamtoken/teamtoken/internal/reason"
+	"github.com/teamtoken/teamtoken/internal/apierror"
 	"github.com/teamtoken/teamtoken/internal/state"
 )
 
@@ -79,11 +79,11 @@ const (
 type decision struct {
 	do     action
 	record state.RecordState
-	told   reason.Outcome
+	told   apierror.Outcome
 }
 
 // ok is the outcome of a change that was carried out with nothing left to deliver.
-const ok = reason.Applied
+const ok = apierror.Applied
 
 // answer is the situation's, also while resolving.
 func (s situation) answered() answer {
@@ -145,50 +145,50 @@ var decisions = [...]row{
 	// The upstream answered.
 	{answers: answerOK, decision: decision{release, completed, ok}},
 	{answers: answerNoReader, orphan: orphanThere, decision: decision{deleteOrphan, none, ""}},
-	{answers: answerNoReader, orphan: orphanRemoved, decision: decision{release, none, reason.AppliedUndelivered}},
-	{answers: answerNoReader, orphan: orphanRemains, decision: decision{hold, none, reason.AppliedUndelivered}},
+	{answers: answerNoReader, orphan: orphanRemoved, decision: decision{release, none, apierror.AppliedUndelivered}},
+	{answers: answerNoReader, orphan: orphanRemains, decision: decision{hold, none, apierror.AppliedUndelivered}},
 	{kinds: DeleteByID, answers: answerNotFound, earlier: yes, decision: decision{release, none, ok}},
-	{answers: anyRefusal, earlier: no, decision: decision{release, reset, reason.NotApplied}},
-	{kinds: Generate, answers: anyRefusal, decision: decision{release, secretLost, reason.AppliedUndelivered}},
-	{kinds: Create, answers: anyRefusal, decision: decision{release, reset, reason.AppliedUndelivered}}, // the orphan was removed
-	{kinds: anyDelete, answers: anyRefusal, decision: decision{release, none, reason.Unknown}},
+	{answers: anyRefusal, earlier: no, decision: decision{release, reset, apierror.NotApplied}},
+	{kinds: Generate, answers: anyRefusal, decision: decision{release, secretLost, apierror.AppliedUndelivered}},
+	{kinds: Create, answers: anyRefusal, decision: decision{release, reset, apierror.AppliedUndelivered}}, // the orphan was removed
+	{kinds: anyDelete, answers: anyRefusal, decision: decision{release, none, apierror.Unknown}},
 
 	// It answered OK with a token that can't be used.
 	{answers: answerInvalid, seen: notRead, decision: decision{observeFirst, none, ""}},
-	{answers: answerInvalid, seen: unreadable, decision: decision{hold, none, reason.AppliedUndelivered}},
-	{kinds: Create, answers: answerInvalid, seen: notSeen, decision: decision{hold, none, reason.AppliedUndelivered}},
+	{answers: answerInvalid, seen: unreadable, decision: decision{hold, none, apierror.AppliedUndelivered}},
+	{kinds: Create, answers: answerInvalid, seen: notSeen, decision: decision{hold, none, apierror.AppliedUndelivered}},
 	{kinds: Create, answers: answerInvalid, orphan: orphanThere, decision: decision{deleteOrphan, none, ""}},
-	{kinds: Create, answers: answerInvalid, orphan: orphanRemains, decision: decision{hold, none, reason.AppliedUndelivered}},
-	{answers: answerInvalid, decision: decision{release, completed, reason.AppliedUndelivered}},
+	{kinds: Create, answers: answerInvalid, orphan: orphanRemains, decision: decision{hold, none, apierror.AppliedUndelivered}},
+	{answers: answerInvalid, decision: decision{release, completed, apierror.AppliedUndelivered}},
 
 	// The answer was lost.
 	{answers: answerLost, seen: notRead, decision: decision{observeFirst, none, ""}},
 	{kinds: anyDelete, answers: answerLost, seen: ours, decision: decision{release, none, ok}},
 	{kinds: DeleteByID, answers: answerLost, again: yes, decision: decision{sendAgain, none, ""}}, // late it does no harm
-	{kinds: DeleteByID, answers: answerLost, decision: decision{release, none, reason.Unknown}},
+	{kinds: DeleteByID, answers: answerLost, decision: decision{release, none, apierror.Unknown}},
 	{kinds: Delete, answers: answerLost, seen: noneBefore, decision: decision{hold, none, ok}}, // as was asked for; it may still be on its way
-	{answers: answerLost, seen: unreadable | notSeen, decision: decision{hold, none, reason.Unknown}},
+	{answers: answerLost, seen: unreadable | notSeen, decision: decision{hold, none, apierror.Unknown}},
 	{kinds: Create, answers: answerLost, orphan: orphanThere, decision: decision{deleteOrphan, none, ""}},
-	{kinds: Create, answers: answerLost, orphan: orphanRemains, decision: decision{hold, none, reason.Unknown}},
+	{kinds: Create, answers: answerLost, orphan: orphanRemains, decision: decision{hold, none, apierror.Unknown}},
 	{kinds: Generate | Create, answers: answerLost, again: yes, decision: decision{sendAgain, none, ""}},
-	{kinds: Generate, answers: answerLost, decision: decision{release, secretLost, reason.AppliedUndelivered}},
-	{kinds: Create, answers: answerLost, decision: decision{release, reset, reason.AppliedUndelivered}},
+	{kinds: Generate, answers: answerLost, decision: decision{release, secretLost, apierror.AppliedUndelivered}},
+	{kinds: Create, answers: answerLost, decision: decision{release, reset, apierror.AppliedUndelivered}},
 
 	// It is resolved.
-	{answers: answerResolving, seen: anotherCreds, holdOver: no, decision: decision{hold, none, reason.Unknown}},
-	{answers: answerResolving, seen: anotherCreds, decision: decision{giveUp, reset, reason.Unknown}},
+	{answers: answerResolving, seen: anotherCreds, holdOver: no, decision: decision{hold, none, apierror.Unknown}},
+	{answers: answerResolving, seen: anotherCreds, decision: decision{giveUp, reset, apierror.Unknown}},
 	{answers: answerResolving, seen: notRead, decision: decision{observeFirst, none, ""}},
 	{kinds: anyDelete, answers: answerResolving, seen: ours, decision: decision{release, none, ok}},
-	{kinds: DeleteByID, answers: answerResolving, seen: unreadable, decision: decision{giveUp, reset, reason.Unknown}},
-	{kinds: DeleteByID, answers: answerResolving, decision: decision{release, none, reason.Unknown}},
-	{answers: answerResolving, seen: readDenied, holdOver: yes, decision: decision{giveUp, reset, reason.Unknown}},
-	{answers: answerResolving, seen: unreadable, decision: decision{hold, none, reason.Unknown}},
+	{kinds: DeleteByID, answers: answerResolving, seen: unreadable, decision: decision{giveUp, reset, apierror.Unknown}},
+	{kinds: DeleteByID, answers: answerResolving, decision: decision{release, none, apierror.Unknown}},
+	{answers: answerResolving, seen: readDenied, holdOver: yes, decision: decision{giveUp, reset, apierror.Unknown}},
+	{answers: answerResolving, seen: unreadable, decision: decision{hold, none, apierror.Unknown}},
 	{kinds: Create, answers: answerResolving, seen: oursInUse, decision: decision{release, reset, ok}}, // what the store says is older than the truth
 	{kinds: Create, answers: answerResolving, seen: ours, orphan: orphanThere, decision: decision{deleteOrphan, none, ""}},
-	{kinds: Create, answers: answerResolving, seen: ours, orphan: orphanRemains, decision: decision{hold, none, reason.Unknown}},
-	{kinds: Create, answers: answerResolving, seen: ours, decision: decision{release, reset, reason.AppliedUndelivered}},
-	{kinds: Generate, answers: answerResolving, seen: ours, decision: decision{release, secretLost, reason.AppliedUndelivered}},
-	{answers: answerResolving, holdOver: no, decision: decision{hold, none, reason.Unknown}},
+	{kinds: Create, answers: answerResolving, seen: ours, orphan: orphanRemains, decision: decision{hold, none, apierror.Unknown}},
+	{kinds: Create, answers: answerResolving, seen: ours, decision: decision{release, reset, apierror.AppliedUndelivered}},
+	{kinds: Generate, answers: answerResolving, seen: ours, decision: decision{release, secretLost, apierror.AppliedUndelivered}},
+	{answers: answerResolving, holdOver: no, decision: decision{hold, none, apierror.Unknown}},
 	{kinds: Delete, answers: answerResolving, seen: noneBefore, decision: decision{release, none, ok}},
-	{answers: answerResolving, decision: decision{release, reset, reason.NotApplied}},
+	{answers: answerResolving, decision: decision{release, reset, apierror.NotApplied}},
 }

@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/teamtoken/teamtoken/internal/reason"
+	"github.com/teamtoken/teamtoken/internal/apierror"
 )
 
 // The words of the table below.
@@ -187,9 +187,9 @@ func TestEverySituationHasARow(t *testing.T) {
 			promise string
 			is      bool
 		}{
-			{"not_applied is never said after an earlier attempt was carried out", d.told == reason.NotApplied && s.earlier},
-			{"not_applied is said of a lost answer only when the hold is over", d.told == reason.NotApplied && s.answer == answerLost},
-			{"not_applied is resolved only when the hold is over", d.told == reason.NotApplied && s.resolving && !s.holdOver},
+			{"not_applied is never said after an earlier attempt was carried out", d.told == apierror.NotApplied && s.earlier},
+			{"not_applied is said of a lost answer only when the hold is over", d.told == apierror.NotApplied && s.answer == answerLost},
+			{"not_applied is resolved only when the hold is over", d.told == apierror.NotApplied && s.resolving && !s.holdOver},
 			{"a Delete or a Generate is not sent again while the one before may come", d.do == sendAgain && s.kind != DeleteByID && s.seen&(ours|oursInUse) == 0},
 			{"nothing is sent again without a caller", d.do == sendAgain && !s.again},
 			{"an orphan is deleted once", d.do == deleteOrphan && s.orphan != orphanThere},

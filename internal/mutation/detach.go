@@ -7,9 +7,9 @@ import (
 	"time"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/apierror"
 	"github.com/teamtoken/teamtoken/internal/audit"
 	"github.com/teamtoken/teamtoken/internal/calls"
-	"github.com/teamtoken/teamtoken/internal/reason"
 	"github.com/teamtoken/teamtoken/internal/telemetry"
 )
 
@@ -55,8 +55,8 @@ func (e *Engine) detach(ctx context.Context, op Operation, key Key) (Result, err
 		r := <-done
 		return r.made, r.err
 	}
-	return Result{}, &reason.Error{
-		Reason: teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_TIMEOUT, Outcome: reason.Unknown, Cause: ctx.Err(),
+	return Result{}, &apierror.Error{
+		Reason: teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_TIMEOUT, Outcome: apierror.Unknown, Cause: ctx.Err(),
 	}
 }
 
@@ -96,7 +96,7 @@ func (e *Engine) work(task func()) {
 func (e *Engine) safely(ctx context.Context, op Operation, key Key) (made Result, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			made, err = Result{}, reason.Panic(p, reason.Unknown)
+			made, err = Result{}, apierror.Panic(p, apierror.Unknown)
 		}
 	}()
 	return e.once(ctx, op, key)
@@ -105,11 +105,11 @@ func (e *Engine) safely(ctx context.Context, op Operation, key Key) (made Result
 // endedLate writes down how an operation ended whose caller had left, and deletes a
 // token that nobody can ask for again.
 func (e *Engine) endedLate(ctx context.Context, op Operation, key Key, made Result, err error) {
-	good := reason.AppliedUndelivered
+	good := apierror.AppliedUndelivered
 	if op.Kind&anyDelete != 0 {
 		good = ok
 	}
-	code, details := reason.Describe(err, good)
+	code, details := apierror.Describe(err, good)
 	audit.TrailFrom(ctx).Late(audit.Ending{Code: code.String(), Reason: details.Reason, Outcome: details.Outcome, TokenID: made.Token.ID})
 	subject := op.Team.String()
 	if op.Kind == DeleteByID {

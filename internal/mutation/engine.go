@@ -8,11 +8,11 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/teamtoken/teamtoken/internal/apierror"
 	"github.com/teamtoken/teamtoken/internal/audit"
-	"github.com/teamtoken/teamtoken/internal/budget"
 	"github.com/teamtoken/teamtoken/internal/calls"
 	"github.com/teamtoken/teamtoken/internal/outcome"
-	"github.com/teamtoken/teamtoken/internal/reason"
+	"github.com/teamtoken/teamtoken/internal/ratelimit"
 	"github.com/teamtoken/teamtoken/internal/seal"
 	"github.com/teamtoken/teamtoken/internal/state"
 	"github.com/teamtoken/teamtoken/internal/upstream"
@@ -23,10 +23,10 @@ type Metrics interface {
 	// Replayed counts a call that found the record of its idempotency key, and how that
 	// went: answered, joined, superseded, expired or failed.
 	Replayed(ctx context.Context, result string)
-	// Redriven counts one more request of a method for the same call.
-	Redriven(ctx context.Context, method string)
-	// Settled counts an operation that was resolved.
-	Settled(ctx context.Context, outcome string)
+	// Retried counts one more request of a method for the same call.
+	Retried(ctx context.Context, method string)
+	// Resolved counts an operation that was resolved.
+	Resolved(ctx context.Context, outcome string)
 	// State tells whether the store answers.
 	State(ok bool)
 }
@@ -37,8 +37,8 @@ type Options struct {
 	// nobody else changes a team after an unknown outcome.
 	Store state.Store
 	Hold  time.Duration
-	// Budget is the upstream client's.
-	Budget *budget.Budget
+	// Limiter is the upstream client's.
+	Limiter *ratelimit.Limiter
 	// Keys seal results that are kept.
 	Keys func() *seal.Keys
 	// Audit is the log of the trails.
@@ -58,7 +58,7 @@ type Engine struct {
 	upstream    Upstream
 	options     Options
 	store       state.Store
-	budget      *budget.Budget
+	limiter     *ratelimit.Limiter
 	log         *slog.Logger
 	queues      lockQueues
 	duplicates  duplicates
@@ -79,7 +79,7 @@ type Engine struct {
 // New returns an engine in front of u, which logs to log what no caller is told.
 func New(u Upstream, o Options, log *slog.Logger) *Engine {
 	e := &Engine{
-		upstream: u, options: o, store: o.Store, budget: o.Budget, log: log, credentials: newCredentials(), replica: state.NewOwner(),
+		upstream: u, options: o, store: o.Store, limiter: o.Limiter, log: log, credentials: newCredentials(), replica: state.NewOwner(),
 		aborted: make(chan struct{}), tasks: make(chan func()),
 	}
 	e.abort = sync.OnceFunc(func() { close(e.aborted) })
@@ -118,7 +118,7 @@ func (e *Engine) Do(ctx context.Context, op Operation, key Key) (Result, error) 
 // of the caller's own credential is used up, that is waited for without the lock, which
 // others want whose credentials have a rate of their own.
 func (e *Engine) perform(ctx context.Context, op Operation, key Key) (Result, error) {
-	stored := op.stored(key, budget.Bucket(ctx), audit.TrailFrom(ctx).Snapshot())
+	stored := op.stored(key, ratelimit.KeyFor(ctx), audit.TrailFrom(ctx).Snapshot())
 	for {
 		made, err := e.performOnce(ctx, op, key, stored)
 		wait, limited := retryUnlocked(ctx, err)
@@ -136,7 +136,7 @@ func retryUnlocked(ctx context.Context, err error) (wait time.Duration, ok bool)
 		return 0, false
 	}
 	end, bounded := ctx.Deadline()
-	return e.Wait, outcome.Of(err) == reason.NotApplied && (!bounded || time.Until(end) > e.Wait)
+	return e.RetryAfter, outcome.Of(err) == apierror.NotApplied && (!bounded || time.Until(end) > e.RetryAfter)
 }
 
 func (e *Engine) performOnce(ctx context.Context, op Operation, key Key, stored state.Operation) (made Result, err error) {
@@ -168,4 +168,4 @@ func (e *Engine) performOnce(ctx context.Context, op Operation, key Key, stored 
 }
 
 // sleep waits, and reports whether it did before ctx ended.
-func sleep(ctx context.Context, d time.Duration) bool { return budget.Sleep(ctx, d) }
+func sleep(ctx context.Context, d time.Duration) bool { return ratelimit.Sleep(ctx, d) }

@@ -12,12 +12,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/teamtoken/teamtoken/internal/apierror"
 	"github.com/teamtoken/teamtoken/internal/audit"
-	"github.com/teamtoken/teamtoken/internal/budget"
 	"github.com/teamtoken/teamtoken/internal/caller"
 	"github.com/teamtoken/teamtoken/internal/calls"
 	"github.com/teamtoken/teamtoken/internal/mutation"
-	"github.com/teamtoken/teamtoken/internal/reason"
+	"github.com/teamtoken/teamtoken/internal/ratelimit"
 	"github.com/teamtoken/teamtoken/internal/seal"
 	"github.com/teamtoken/teamtoken/internal/secret"
 	"github.com/teamtoken/teamtoken/internal/simulator"
@@ -36,7 +36,7 @@ type world struct {
 	hold   time.Duration
 	sim    *simulator.Simulator
 	client *upstream.Client
-	limit  *budget.Budget
+	limit  *ratelimit.Limiter
 	store  state.Store
 	keys   *seal.Keys
 	audit  *audit.Log
@@ -77,15 +77,15 @@ func newWorld(t *testing.T, open func(w *world) state.Store) *world {
 	t.Cleanup(func() { _ = w.sim.Close() })
 	log := slog.New(slog.NewTextHandler(w.logged, nil))
 	w.told = must(telemetry.New(t.Context(), "test", log)).Metrics
-	w.audit = must(audit.Open(audit.Options{Destination: audit.Stdout, Stdout: w.lines, Stderr: w.lines, Working: func(bool, error) {}}))
+	w.audit = must(audit.Open(audit.Options{Destination: audit.Stdout, Stdout: w.lines, Stderr: w.lines, OnStatusChange: func(bool, error) {}}))
 	t.Cleanup(func() { _ = w.audit.Close() })
 	w.store = open(w)
 	t.Cleanup(func() { _ = w.store.Close() })
-	w.limit = budget.New(1000, w.store, log, nil)
+	w.limit = ratelimit.New(1000, w.store, log, nil)
 	transport := upstream.NewTransport(nil)
 	w.client = must(upstream.New(upstream.Options{
 		Address: address, Transport: func() http.RoundTripper { return transport }, Timeout: 2 * time.Second,
-		Credential: upstream.FixedCredential{Text: w.sim.UserToken()}, Pacer: w.limit, Observe: func(context.Context, upstream.Attempt) {},
+		Credential: upstream.FixedCredential{Text: w.sim.UserToken()}, RateLimiter: w.limit, OnAttempt: func(context.Context, upstream.Attempt) {},
 	}))
 	return w
 }
@@ -105,7 +105,7 @@ func (w *world) engine() *mutation.Engine { return w.engineOf(w.client, w.store)
 
 func (w *world) engineOf(u mutation.Upstream, store state.Store) *mutation.Engine {
 	e := mutation.New(u, mutation.Options{
-		Store: store, Hold: w.hold, Budget: w.limit, Keys: func() *seal.Keys { return w.keys }, Audit: w.audit, Metrics: w.told,
+		Store: store, Hold: w.hold, Limiter: w.limit, Keys: func() *seal.Keys { return w.keys }, Audit: w.audit, Metrics: w.told,
 		Rejected: func(context.Context, string, string, error) {}, MaxRecords: 100,
 		Organizations: []upstream.Organization{must(upstream.ParseOrganization(simulator.Organization))},
 	}, slog.New(slog.NewTextHandler(w.logged, nil)))
@@ -153,21 +153,21 @@ func (w *world) callAs(e *mutation.Engine, who *calls.Call, op mutation.Operatio
 	ctx = audit.WithTrail(calls.NewContext(ctx, who), trail)
 	_ = trail.Attempt(ctx)
 	made, err := e.Do(ctx, op, k)
-	code, details := reason.Describe(err, "applied")
+	code, details := apierror.Describe(err, "applied")
 	trail.Outcome(audit.Ending{Code: code.String(), Reason: details.Reason, Outcome: details.Outcome, TokenID: made.Token.ID})
 	return made, err
 }
 
 // told is how a call ended, in words.
 func told(err error) string {
-	var e *reason.Error
+	var e *apierror.Error
 	switch {
 	case err == nil:
 		return "OK"
 	case !errors.As(err, &e):
 		return err.Error()
 	default:
-		return reason.Name(e.Reason) + " " + string(e.Outcome)
+		return apierror.Name(e.Reason) + " " + string(e.Outcome)
 	}
 }
 

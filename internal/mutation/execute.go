@@ -8,10 +8,10 @@ import (
 	"time"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/apierror"
 	"github.com/teamtoken/teamtoken/internal/audit"
 	"github.com/teamtoken/teamtoken/internal/calls"
 	"github.com/teamtoken/teamtoken/internal/outcome"
-	"github.com/teamtoken/teamtoken/internal/reason"
 	"github.com/teamtoken/teamtoken/internal/state"
 	"github.com/teamtoken/teamtoken/internal/telemetry"
 	"github.com/teamtoken/teamtoken/internal/upstream"
@@ -123,9 +123,9 @@ func (x *execution) send(ctx context.Context) {
 	}
 	x.err = outcome.Error(ctx, err, x.op.method())
 	switch outcome.Of(x.err) {
-	case reason.AppliedUndelivered:
+	case apierror.AppliedUndelivered:
 		x.answer = answerInvalid
-	case reason.NotApplied:
+	case apierror.NotApplied:
 		x.answer = answerRefused
 		if outcome.IsNotFound(err) {
 			x.answer = answerNotFound
@@ -200,7 +200,7 @@ func (x *execution) release(d decision) state.Release {
 		r.CurrentTokenID, r.Response = cmp.Or(x.observed.current, state.Unchanged), encodeError(x.err)
 	case d.record == secretLost:
 		r.CurrentTokenID, r.Response.TokenID = x.current, x.current
-	case x.kind&anyDelete != 0 && d.told != reason.NotApplied:
+	case x.kind&anyDelete != 0 && d.told != apierror.NotApplied:
 		r.CurrentTokenID = x.op.currentAfter(Result{}, x.current)
 	}
 	x.made = Result{}
@@ -209,7 +209,7 @@ func (x *execution) release(d decision) state.Release {
 
 // told is what a decision tells the caller.
 func (x *execution) told(ctx context.Context, d decision) error {
-	var e *reason.Error
+	var e *apierror.Error
 	switch {
 	case d.told == ok:
 		return nil
@@ -218,7 +218,7 @@ func (x *execution) told(ctx context.Context, d decision) error {
 			e.RetryAfter = x.e.options.Hold // when it is known what became of it
 		}
 		return x.err
-	case d.told == reason.AppliedUndelivered:
+	case d.told == apierror.AppliedUndelivered:
 		return outcome.Undelivered(x.err)
 	default:
 		return outcome.Unknown(x.err)
@@ -228,10 +228,10 @@ func (x *execution) told(ctx context.Context, d decision) error {
 // logRetry has the audit say that one more request that changes something is about to
 // be sent. After an error it must not be.
 func (e *Engine) logRetry(ctx context.Context, method, tokenID string) error {
-	e.options.Metrics.Redriven(ctx, method)
+	e.options.Metrics.Retried(ctx, method)
 	if err := audit.TrailFrom(ctx).Retry(ctx, method, tokenID); err != nil {
-		return &reason.Error{
-			Reason: teamtokenv1.ErrorReason_ERROR_REASON_AUDIT_UNAVAILABLE, Outcome: reason.NotApplied, Cause: err,
+		return &apierror.Error{
+			Reason: teamtokenv1.ErrorReason_ERROR_REASON_AUDIT_UNAVAILABLE, Outcome: apierror.NotApplied, Cause: err,
 		}
 	}
 	return nil
@@ -275,8 +275,8 @@ func (x *execution) checkExpected(ctx context.Context) error {
 	token, err := x.e.upstream.ReadToken(ctx, x.op.Team)
 	switch {
 	case outcome.IsNotFound(err), err == nil && token.ID != x.op.ExpectedTokenID:
-		return &reason.Error{
-			Reason: teamtokenv1.ErrorReason_ERROR_REASON_TOKEN_CHANGED, Outcome: reason.NotApplied, Cause: err,
+		return &apierror.Error{
+			Reason: teamtokenv1.ErrorReason_ERROR_REASON_TOKEN_CHANGED, Outcome: apierror.NotApplied, Cause: err,
 		}
 	case err != nil:
 		return outcome.NotSent(outcome.Error(ctx, err, x.op.method()))
@@ -330,7 +330,7 @@ func (e *Engine) release(ctx context.Context, l state.Lock, r state.Release) err
 }
 
 func errSuperseded(cause error) error {
-	return &reason.Error{
-		Reason: teamtokenv1.ErrorReason_ERROR_REASON_TOKEN_SUPERSEDED, Outcome: reason.AppliedUndelivered, Cause: cause,
+	return &apierror.Error{
+		Reason: teamtokenv1.ErrorReason_ERROR_REASON_TOKEN_SUPERSEDED, Outcome: apierror.AppliedUndelivered, Cause: cause,
 	}
 }

@@ -9,8 +9,8 @@ import (
 	"sync"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/apierror"
 	"github.com/teamtoken/teamtoken/internal/outcome"
-	"github.com/teamtoken/teamtoken/internal/reason"
 	"github.com/teamtoken/teamtoken/internal/secret"
 	"github.com/teamtoken/teamtoken/internal/state"
 	"github.com/teamtoken/teamtoken/internal/telemetry"
@@ -35,7 +35,7 @@ func (e *Engine) once(ctx context.Context, op Operation, key Key) (Result, error
 		f, first := e.duplicates.join(key)
 		if first {
 			// A panic leaves the outcome unknown, and those who wait are told.
-			f.err = &reason.Error{Reason: teamtokenv1.ErrorReason_ERROR_REASON_INTERNAL, Outcome: reason.Unknown}
+			f.err = &apierror.Error{Reason: teamtokenv1.ErrorReason_ERROR_REASON_INTERNAL, Outcome: apierror.Unknown}
 			defer e.duplicates.end(key, f)
 			f.made, f.err = e.perform(ctx, op, key)
 			f.callerLeft = ctx.Err() != nil
@@ -46,7 +46,7 @@ func (e *Engine) once(ctx context.Context, op Operation, key Key) (Result, error
 		case <-ctx.Done():
 			return Result{}, errWaitDeadline(ctx, nil, true, false)
 		}
-		if f.err == nil || !f.callerLeft || outcome.Of(f.err) != reason.NotApplied {
+		if f.err == nil || !f.callerLeft || outcome.Of(f.err) != apierror.NotApplied {
 			e.options.Metrics.Replayed(ctx, replayResult(f.err, true))
 			return f.made, f.err
 		} // the first one had no time to wait for the lock, and this one has
@@ -58,35 +58,35 @@ func (e *Engine) once(ctx context.Context, op Operation, key Key) (Result, error
 // its own, by which the rate limit and the lock are waited for.
 type duplicates struct {
 	mu      sync.Mutex
-	flights map[Key]*flight
+	running map[Key]*duplicate
 }
 
-type flight struct {
+type duplicate struct {
 	done       chan struct{} // closed when what follows is set
 	made       Result
 	err        error
 	callerLeft bool // before it ended
 }
 
-// join returns the flight of a key, and whether the caller is the first and must end
+// join returns the running call of a key, and whether the caller is the first and must end
 // it.
-func (d *duplicates) join(key Key) (_ *flight, first bool) {
+func (d *duplicates) join(key Key) (_ *duplicate, first bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if known := d.flights[key]; known != nil {
+	if known := d.running[key]; known != nil {
 		return known, false
 	}
-	if d.flights == nil {
-		d.flights = make(map[Key]*flight)
+	if d.running == nil {
+		d.running = make(map[Key]*duplicate)
 	}
-	f := &flight{done: make(chan struct{})}
-	d.flights[key] = f
+	f := &duplicate{done: make(chan struct{})}
+	d.running[key] = f
 	return f, true
 }
 
-func (d *duplicates) end(key Key, f *flight) {
+func (d *duplicates) end(key Key, f *duplicate) {
 	d.mu.Lock()
-	delete(d.flights, key)
+	delete(d.running, key)
 	d.mu.Unlock()
 	close(f.done)
 }
@@ -189,8 +189,8 @@ func (e *Engine) checkCurrent(ctx context.Context, op Operation, made Result) er
 }
 
 func errAnswerExpired(cause error) error {
-	return &reason.Error{
-		Reason: teamtokenv1.ErrorReason_ERROR_REASON_ANSWER_EXPIRED, Outcome: reason.AppliedUndelivered, Cause: cause,
+	return &apierror.Error{
+		Reason: teamtokenv1.ErrorReason_ERROR_REASON_ANSWER_EXPIRED, Outcome: apierror.AppliedUndelivered, Cause: cause,
 	}
 }
 
@@ -198,7 +198,7 @@ var errUnreadableResult = errors.New("a result that was kept can't be read")
 
 // encodeError is an error as a record keeps it.
 func encodeError(err error) state.Response {
-	var e *reason.Error
+	var e *apierror.Error
 	if !errors.As(err, &e) {
 		return state.Response{}
 	}
@@ -207,8 +207,8 @@ func encodeError(err error) state.Response {
 
 func decodeError(r state.Response) error {
 	name, outcome, _ := strings.Cut(r.Failure, " ")
-	return &reason.Error{
+	return &apierror.Error{
 		Reason:  teamtokenv1.ErrorReason(teamtokenv1.ErrorReason_value[name]),
-		Outcome: reason.Outcome(outcome),
+		Outcome: apierror.Outcome(outcome),
 	}
 }

@@ -17,7 +17,7 @@ type lockQueues struct {
 }
 
 type lockQueue struct {
-	turn     *fairqueue.Lock
+	fair     *fairqueue.Lock
 	released chan struct{} // has a value when the lock may be free; nil until somebody waits for one
 	users    int
 }
@@ -47,11 +47,11 @@ func (q *lockQueues) join(team, caller string, r rank) *waiter {
 	}
 	own := q.teams[team]
 	if own == nil {
-		own = &lockQueue{turn: fairqueue.New(rankWeights...)}
+		own = &lockQueue{fair: fairqueue.New(rankWeights...)}
 		q.teams[team] = own
 	}
 	own.users++
-	return &waiter{queues: q, team: team, caller: caller, queue: own, rank: r, first: own.turn.TryAcquire(caller)}
+	return &waiter{queues: q, team: team, caller: caller, queue: own, rank: r, first: own.fair.TryAcquire(caller)}
 }
 
 // acquire waits to be the first, and reports whether that was before ctx ended.
@@ -59,7 +59,7 @@ func (w *waiter) acquire(ctx context.Context) bool {
 	if w.first {
 		return ctx.Err() == nil
 	}
-	_, w.first = w.queue.turn.Acquire(ctx, int(w.rank), w.caller)
+	_, w.first = w.queue.fair.Acquire(ctx, int(w.rank), w.caller)
 	return w.first && ctx.Err() == nil
 }
 
@@ -67,7 +67,7 @@ func (w *waiter) acquire(ctx context.Context) bool {
 func (w *waiter) yield() {
 	if w.first {
 		w.first = false
-		w.queue.turn.Release()
+		w.queue.fair.Release()
 	}
 }
 
@@ -83,7 +83,7 @@ func (w *waiter) pause(ctx context.Context, d time.Duration) bool {
 	case <-ctx.Done():
 		return false
 	}
-	if w.queue.turn.Outranked(int(w.rank)) {
+	if w.queue.fair.Outranked(int(w.rank)) {
 		w.yield()
 		return w.acquire(ctx)
 	}

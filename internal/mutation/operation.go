@@ -59,7 +59,7 @@ type Upstream interface {
 	) (upstream.Token, secret.Text, error)
 	ReadTokenByID(ctx context.Context, id upstream.TokenID) (upstream.Token, error)
 	DeleteTokenByID(ctx context.Context, id upstream.TokenID) error
-	ListTokens(ctx context.Context, organization upstream.Organization, l upstream.List) (upstream.Page, error)
+	ListTokens(ctx context.Context, organization upstream.Organization, l upstream.ListOptions) (upstream.Page, error)
 	ListOrganizations(ctx context.Context) ([]upstream.Organization, error)
 }
 
@@ -185,7 +185,7 @@ func (e *Engine) findByDescription(ctx context.Context, op Operation, begun time
 		}
 	}
 	for _, organization := range organizations {
-		for l := (upstream.List{Page: 1, Size: listSize}); l.Page > 0; {
+		for l := (upstream.ListOptions{Page: 1, Size: listSize}); l.Page > 0; {
 			page, err := e.upstream.ListTokens(ctx, organization, l)
 			if outcome.IsNotFound(err) { // it may not be seen, and the team is not in it
 				break

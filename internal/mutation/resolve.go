@@ -9,9 +9,9 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/teamtoken/teamtoken/internal/audit"
-	"github.com/teamtoken/teamtoken/internal/budget"
 	"github.com/teamtoken/teamtoken/internal/calls"
 	"github.com/teamtoken/teamtoken/internal/outcome"
+	"github.com/teamtoken/teamtoken/internal/ratelimit"
 	"github.com/teamtoken/teamtoken/internal/state"
 	"github.com/teamtoken/teamtoken/internal/telemetry"
 	"github.com/teamtoken/teamtoken/internal/upstream"
@@ -49,7 +49,7 @@ func (e *Engine) heartbeat(ctx context.Context, replica string) (inDoubt []strin
 	if err != nil {
 		return nil, err
 	}
-	e.budget.Shared(status.Replicas)
+	e.limiter.SetReplicas(status.Replicas)
 	e.status.Store(&status)
 	return e.store.ListInDoubt(ctx)
 }
@@ -84,7 +84,7 @@ func (e *Engine) resolveAll(ctx context.Context, teams []string) {
 // resolve finds out what became of an operation, if that can be known by now, and
 // releases its lock. Its error is that of the upstream, which could not be asked.
 func (e *Engine) resolve(ctx context.Context, d state.InDoubtOperation) error {
-	credential := budget.Bucket(ctx)
+	credential := ratelimit.KeyFor(ctx)
 	trail := e.options.Audit.Restore(d.Operation.AuditRecord)
 	ctx = audit.WithTrail(ctx, trail)
 	by := calls.From(ctx)
@@ -99,7 +99,7 @@ func (e *Engine) resolve(ctx context.Context, d state.InDoubtOperation) error {
 			slog.String(telemetry.KeyMethod, d.Operation.Method), slog.String(telemetry.KeySubject, d.Operation.Team), slog.Any(telemetry.KeyError, err))
 	}
 	if e.release(ctx, d.Lock, resolvedRelease(decided, observed)) == nil && decided.do != hold {
-		e.options.Metrics.Settled(ctx, string(decided.told))
+		e.options.Metrics.Resolved(ctx, string(decided.told))
 		trail.Resolved(observed.tokenID, string(decided.told))
 		e.log.LogAttrs(ctx, slog.LevelInfo, "what became of a change is known, or need not be any more",
 			slog.String(telemetry.KeyMethod, d.Operation.Method), slog.String(telemetry.KeySubject, d.Operation.Team),
@@ -162,5 +162,5 @@ func resolvedRelease(d decision, o observation) state.Release {
 
 // isPermanent reports whether the upstream said no, and will say so again.
 func isPermanent(err error) bool {
-	return outcome.IsKind(err, upstream.Forbidden, upstream.NotFound, upstream.Rejected, upstream.Unavailable, upstream.Redirected)
+	return outcome.IsKind(err, upstream.Forbidden, upstream.NotFound, upstream.Rejected, upstream.Unsupported, upstream.Redirected)
 }

@@ -223,8 +223,8 @@ func (p *parser) scope(n *yaml.Node, r *rule, has map[string]*yaml.Node) {
 	}
 	teams, organizations := false, false
 	for method := range r.methods {
-		teams = teams || scopes[method] != byOrganization
-		organizations = organizations || scopes[method] == byOrganization
+		teams = teams || methodResources[method] != byOrganization
+		organizations = organizations || methodResources[method] == byOrganization
 	}
 	all := teams && organizations
 	switch {
@@ -245,7 +245,7 @@ func (p *parser) scope(n *yaml.Node, r *rule, has map[string]*yaml.Node) {
 		return
 	}
 	for _, method := range listed {
-		how, known := scopes[method.Value]
+		how, known := methodResources[method.Value]
 		switch {
 		case !known:
 		case how == byOrganization && has["organizations"] == nil:
@@ -264,8 +264,8 @@ func (p *parser) subject(n *yaml.Node, r *rule) {
 	}
 	teams, organizations := false, false
 	for method := range r.methods {
-		teams = teams || scopes[method] != byOrganization
-		organizations = organizations || scopes[method] == byOrganization
+		teams = teams || methodResources[method] != byOrganization
+		organizations = organizations || methodResources[method] == byOrganization
 	}
 	if r.condition.namesTeam && !teams {
 		p.refuse(n, "the condition: team is empty for the rule's methods")

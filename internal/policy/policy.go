@@ -11,23 +11,23 @@ import (
 	"github.com/teamtoken/teamtoken/internal/caller"
 )
 
-// scope is what a method is about, by which rules let it through.
-type scope int
+// resourceKind is what a method is about, by which rules let it through.
+type resourceKind int
 
 const (
-	byTeam         scope = iota // the request names it
-	byTokensTeam                // known once the token has been read
-	byOrganization              // the request names it
+	byTeam         resourceKind = iota // the request names it
+	teamOfToken                        // known once the token has been read
+	byOrganization                     // the request names it
 )
 
-// scopes is every method. A new one is denied until it stands here.
-var scopes = map[string]scope{
+// methodResources is every method. A new one is denied until it stands here.
+var methodResources = map[string]resourceKind{
 	"GenerateToken":    byTeam,
 	"DeleteToken":      byTeam,
 	"GetToken":         byTeam,
 	"CreateNamedToken": byTeam,
-	"GetTokenByID":     byTokensTeam,
-	"DeleteTokenByID":  byTokensTeam,
+	"GetTokenByID":     teamOfToken,
+	"DeleteTokenByID":  teamOfToken,
 	"ListTokens":       byOrganization,
 }
 
@@ -91,10 +91,10 @@ func (p *Policy) Decide(r Request) Decision {
 }
 
 // Methods are the names of those that a rule can allow.
-func Methods() []string { return slices.Sorted(maps.Keys(scopes)) }
+func Methods() []string { return slices.Sorted(maps.Keys(methodResources)) }
 
 // Known reports whether a rule can allow a method of this name.
 func Known(method string) bool {
-	_, ok := scopes[method]
+	_, ok := methodResources[method]
 	return ok
 }

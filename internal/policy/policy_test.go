@@ -113,7 +113,7 @@ func TestDecide(t *testing.T) {
 			}
 			// What explains it says the same.
 			verdicts := p.Explain(r)
-			i := slices.IndexFunc(verdicts, func(v policy.Verdict) bool { return v.Allows || v.Pending })
+			i := slices.IndexFunc(verdicts, func(v policy.RuleExplanation) bool { return v.Allows || v.Pending })
 			if len(verdicts) != 3 || (i >= 0) != (d.Allowed || d.Pending) || d.Allowed && verdicts[i].Rule != d.Rule {
 				t.Errorf("%+v, explained by %+v", d, verdicts)
 			}

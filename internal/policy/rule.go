@@ -18,24 +18,24 @@ type rule struct {
 	condition     *condition
 }
 
-// verdict is why a rule lets a request through, or not.
-type verdict string
+// matchResult is why a rule lets a request through, or not.
+type matchResult string
 
 const (
-	matches         verdict = "it allows this"
-	matchesSomeTeam verdict = "it may allow this, by the team of the token"
-	otherCaller     verdict = "it is for other callers"
-	otherMethod     verdict = "it is for other methods"
-	otherTeam       verdict = "it is for other teams"
-	otherOrg        verdict = "it is for other organizations"
-	unmet           verdict = "its condition does not hold"
-	failed          verdict = "its condition could not be evaluated"
+	matches         matchResult = "it allows this"
+	matchesSomeTeam matchResult = "it may allow this, by the team of the token"
+	otherCaller     matchResult = "it is for other callers"
+	otherMethod     matchResult = "it is for other methods"
+	otherTeam       matchResult = "it is for other teams"
+	otherOrg        matchResult = "it is for other organizations"
+	unmet           matchResult = "its condition does not hold"
+	failed          matchResult = "its condition could not be evaluated"
 )
 
 // check says whether the rule allows r. The condition comes last, as it costs most.
-func (u *rule) check(r Request) (verdict, error) {
-	how, known := scopes[r.Method]
-	someTeam := how == byTokensTeam && r.Team == ""
+func (u *rule) check(r Request) (matchResult, error) {
+	how, known := methodResources[r.Method]
+	someTeam := how == teamOfToken && r.Team == ""
 	switch {
 	case !known || !u.methods[r.Method]:
 		return otherMethod, nil
@@ -63,8 +63,8 @@ func (u *rule) check(r Request) (verdict, error) {
 	return matches, nil
 }
 
-// Verdict is why a rule decides a request, or does not.
-type Verdict struct {
+// RuleExplanation is why a rule decides a request, or does not.
+type RuleExplanation struct {
 	Rule    string
 	Allows  bool // it, or one before it, is what decides
 	Pending bool // it may allow it, by the team of the token
@@ -73,11 +73,11 @@ type Verdict struct {
 
 // Explain says of each rule, in order, why it lets r through or not. The first
 // that does is the one that decides.
-func (p *Policy) Explain(r Request) []Verdict {
-	all := make([]Verdict, 0, len(p.rules))
+func (p *Policy) Explain(r Request) []RuleExplanation {
+	all := make([]RuleExplanation, 0, len(p.rules))
 	for i := range p.rules {
 		why, err := p.rules[i].check(r)
-		v := Verdict{Rule: p.rules[i].name, Allows: why == matches, Pending: why == matchesSomeTeam, Why: string(why)}
+		v := RuleExplanation{Rule: p.rules[i].name, Allows: why == matches, Pending: why == matchesSomeTeam, Why: string(why)}
 		if e := new(evaluation); errors.As(err, &e) {
 			v.Why += ": " + e.kind
 			if e.detail != "" {

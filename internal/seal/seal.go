@@ -27,7 +27,7 @@ func Ephemeral() (*Keys, error) {
 	if err != nil {
 		return nil, fmt.Errorf("seal: %w", err)
 	}
-	return of(handle)
+	return newKeys(handle)
 }
 
 // Parse reads a keyset file. Its error says nothing of what is in it.
@@ -36,10 +36,10 @@ func Parse(file []byte) (*Keys, error) {
 	if err != nil {
 		return nil, err
 	}
-	return of(handle)
+	return newKeys(handle)
 }
 
-func of(handle *keyset.Handle) (*Keys, error) {
+func newKeys(handle *keyset.Handle) (*Keys, error) {
 	a, err := aead.New(handle)
 	if err != nil {
 		return nil, errNoKeyset
@@ -90,7 +90,7 @@ func NewKeyset() ([]byte, error) {
 // AddKey is the file with a further key, which opens and does not seal yet: all
 // replicas have to know it before one of them uses it.
 func AddKey(file []byte) ([]byte, error) {
-	return change(file, func(m *keyset.Manager, _ *keyset.Handle) error {
+	return editKeyset(file, func(m *keyset.Manager, _ *keyset.Handle) error {
 		_, err := m.Add(aead.AES256GCMKeyTemplate())
 		return err
 	})
@@ -98,7 +98,7 @@ func AddKey(file []byte) ([]byte, error) {
 
 // PromoteKey is the file with the newest key as the one that seals.
 func PromoteKey(file []byte) ([]byte, error) {
-	return change(file, func(m *keyset.Manager, h *keyset.Handle) error {
+	return editKeyset(file, func(m *keyset.Manager, h *keyset.Handle) error {
 		newest, err := h.Entry(h.Len() - 1)
 		if err != nil {
 			return err
@@ -110,7 +110,7 @@ func PromoteKey(file []byte) ([]byte, error) {
 // DropKeys is the file with the key alone that seals: what the others sealed is
 // lost.
 func DropKeys(file []byte) ([]byte, error) {
-	return change(file, func(m *keyset.Manager, h *keyset.Handle) error {
+	return editKeyset(file, func(m *keyset.Manager, h *keyset.Handle) error {
 		for i := range h.Len() {
 			entry, err := h.Entry(i)
 			if err != nil {
@@ -127,7 +127,7 @@ func DropKeys(file []byte) ([]byte, error) {
 	})
 }
 
-func change(file []byte, how func(*keyset.Manager, *keyset.Handle) error) ([]byte, error) {
+func editKeyset(file []byte, how func(*keyset.Manager, *keyset.Handle) error) ([]byte, error) {
 	handle, err := read(file)
 	if err != nil {
 		return nil, err

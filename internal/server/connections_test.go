@@ -269,21 +269,21 @@ func TestPeerThatDoesNotRead(t *testing.T) {
 
 		for range 5 { // each almost too late
 			go func() {
-				time.Sleep(stuck - time.Second)
+				time.Sleep(writeTimeout - time.Second)
 				_, _ = peer.Read(make([]byte, 1))
 			}()
 			if _, err := io.WriteString(conn, "x"); err != nil {
 				t.Fatalf("a slow reader: %v", err)
 			}
 		}
-		time.Sleep(2 * stuck) // between two answers nobody has to read
+		time.Sleep(2 * writeTimeout) // between two answers nobody has to read
 
 		begun := time.Now()
 		if _, err := io.WriteString(conn, "x"); err == nil {
 			t.Error("what nobody read was written")
 		}
-		if took := time.Since(begun); took != stuck {
-			t.Errorf("it took %v, want %v", took, stuck)
+		if took := time.Since(begun); took != writeTimeout {
+			t.Errorf("it took %v, want %v", took, writeTimeout)
 		}
 		other, _ := net.Pipe()
 		p <- other

@@ -42,8 +42,8 @@ type Options struct {
 	// Unary and Stream stand before every gRPC call.
 	Unary  grpc.UnaryServerInterceptor
 	Stream grpc.StreamServerInterceptor
-	// Calls is told of every gRPC call, from its headers to its end; nil if nobody is.
-	Calls stats.Handler
+	// StatsHandler is told of every gRPC call, from its headers to its end; nil if nobody is.
+	StatsHandler stats.Handler
 	// Codec decodes every gRPC call's message.
 	Codec encoding.CodecV2
 	// Service and Implementation are what the gRPC listener serves.
@@ -55,11 +55,11 @@ type Options struct {
 	Readiness *Readiness
 	// Metrics is served on the admin listener.
 	Metrics http.Handler
-	// MaxCall is the longest that a call can take.
-	MaxCall time.Duration
-	Limits  Limits
-	// Refused is called for each connection that is closed since there are too many.
-	Refused func()
+	// MaxCallDuration is the longest that a call can take.
+	MaxCallDuration time.Duration
+	Limits          Limits
+	// OnRejected is called for each connection that is closed since there are too many.
+	OnRejected func()
 	// RefusedCall is told of a call of Service that is refused before Unary is called for it,
 	// with what grpc-go answers or context.DeadlineExceeded, and returns what the caller is to
 	// be told. It must not block.
@@ -70,15 +70,15 @@ type Options struct {
 	Reflection bool
 	Pprof      bool
 	Log        *slog.Logger
-	// Delay is how long calls are still taken when it is to stop, and says so.
-	Delay time.Duration
-	// Stopping is called when the server begins to stop: from then on new calls
+	// ShutdownDelay is how long calls are still taken when it is to stop, and says so.
+	ShutdownDelay time.Duration
+	// OnShutdown is called when the server begins to stop: from then on new calls
 	// are to be refused. Drain waits for what goes on without its caller.
-	Stopping func()
-	// Ending is called when grace is almost over: calls under way are to be
+	OnShutdown func()
+	// OnDeadline is called when grace is almost over: calls under way are to be
 	// answered now.
-	Ending func()
-	Drain  func(context.Context)
+	OnDeadline     func()
+	WaitBackground func(context.Context)
 }
 
 // Listener is an address and the setting that a user changes it by.
@@ -114,24 +114,24 @@ const (
 	// 32 KiB would be what thousands of silent ones take.
 	readBuffer    = 4 << 10
 	streamWorkers = 64 // goroutines that are kept, which saves growing a new stack for each call
-	// grace is how long calls under way are waited for when the server stops.
-	grace = 30 * time.Second
-	// answering is what of it is left for the last answers to get out.
-	answering = 2 * time.Second
+	// shutdownTimeout is how long calls under way are waited for when the server stops.
+	shutdownTimeout = 30 * time.Second
+	// finalResponseWindow is what of it is left for the last answers to get out.
+	finalResponseWindow = 2 * time.Second
 )
 
 // Server is open listeners, and what they will serve.
 type Server struct {
-	options           Options
-	methods           map[string]bool // the full names of those that the gRPC listener serves
-	grpc              *grpc.Server
-	http, admin       *http.Server
-	pool              *pool
-	watches           watches
-	onGRPC, onHTTP    net.Listener
-	onAdmin           net.Listener
-	GRPCAddr, RESTURL string // where it listens
-	AdminURL          string
+	options                    Options
+	methods                    map[string]bool // the full names of those that the gRPC listener serves
+	grpc                       *grpc.Server
+	http, admin                *http.Server
+	pool                       *pool
+	watches                    watches
+	grpcListener, httpListener net.Listener
+	adminListener              net.Listener
+	GRPCAddr, RESTURL          string // where it listens
+	AdminURL                   string
 }
 
 // New opens the listeners.
@@ -140,17 +140,49 @@ func New(o Options) (*Server, error) {
 	for _, l := range []struct {
 		Listener
 		at *net.Listener
-	}{{o.GRPC, &s.onGRPC}, {o.HTTP, &s.onHTTP}, {o.Admin, &s.onAdmin}} {
+	}{{o.GRPC, &s.grpcListener}, {o.HTTP, &s.httpListener}, {o.Admin, &s.adminListener}} {
 		var err error
 		if *l.at, err = net.Listen("tcp", l.Address); err != nil {
 			s.closeListeners()
 			return nil, fmt.Errorf("cannot listen on %s: %w; change %s, or stop what listens there", l.Address, err, l.Setting)
 		}
 	}
-	s.pool = newPool(o.Refused)
-	s.onGRPC = s.pool.bounded(s.onGRPC, o.Limits.Connections, o.Limits.ConnectionAge, false, o.TLS != nil)
-	s.onHTTP = s.pool.bounded(s.onHTTP, o.Limits.Connections, o.Limits.ConnectionAge, true, o.TLS != nil)
+	s.pool = newPool(o.OnRejected)
+	s.grpcListener = s.pool.bounded(s.grpcListener, o.Limits.Connections, o.Limits.ConnectionAge, false, o.TLS != nil)
+	s.httpListener = s.pool.bounded(s.httpListener, o.Limits.Connections, o.Limits.ConnectionAge, true, o.TLS != nil)
 	scheme, creds := "http://", insecure.NewCredentials()
+	if o.TLS != nil {
+		scheme = "https://"
+		creds = credentials.NewTLS(o.TLS)
+		o.TLS = o.TLS.Clone() // net/http adds its own protocols to it
+	}
+	s.GRPCAddr, s.RESTURL = s.grpcListener.Addr().String(), scheme+s.httpListener.Addr().String()
+	s.AdminURL = "http://" + s.adminListener.Addr().String()
+
+	s.grpc = grpc.NewServer(append(s.grpcOptions(), grpc.Creds(handshaker{creds, o.Unseen}))...)
+	s.grpc.RegisterService(marked(*o.Service), o.Implementation)
+	s.grpc.RegisterService(marked(grpc_health_v1.Health_ServiceDesc), o.Readiness.health)
+	if o.Reflection {
+		reflection.Register(registrar{s.grpc})
+	}
+	s.methods = methodsOf(s.grpc)
+	s.http = s.newHTTP(s.tracked(o.REST), o.MaxCallDuration+o.Limits.ReadTimeout)
+	s.http.TLSConfig = o.TLS
+	s.http.ConnState = stateOf
+	s.http.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+		if conn := netConn(c); conn != nil {
+			ctx = caller.WithConnection(ctx, conn)
+		}
+		return ctx
+	}
+	unseen(o.Unseen).watch(s.http)
+	s.admin = s.newHTTP(s.adminHandler(), time.Minute+o.Limits.ReadTimeout) // a CPU profile takes 30 s
+	return s, nil
+}
+
+// grpcOptions are those of the gRPC server but its credentials.
+func (s *Server) grpcOptions() []grpc.ServerOption {
+	o := s.options
 	options := []grpc.ServerOption{
 		grpc.UnaryInterceptor(o.Unary),
 		grpc.StreamInterceptor(ending(o.Stream)),
@@ -171,36 +203,10 @@ func New(o Options) (*Server, error) {
 		grpc.InTapHandle(s.admit),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: o.Limits.PingInterval, PermitWithoutStream: true}),
 	}
-	if o.Calls != nil {
-		options = append(options, grpc.StatsHandler(o.Calls))
+	if o.StatsHandler != nil {
+		options = append(options, grpc.StatsHandler(o.StatsHandler))
 	}
-	if o.TLS != nil {
-		scheme = "https://"
-		creds = credentials.NewTLS(o.TLS)
-		o.TLS = o.TLS.Clone() // net/http adds its own protocols to it
-	}
-	s.GRPCAddr, s.RESTURL = s.onGRPC.Addr().String(), scheme+s.onHTTP.Addr().String()
-	s.AdminURL = "http://" + s.onAdmin.Addr().String()
-
-	s.grpc = grpc.NewServer(append(options, grpc.Creds(handshaker{creds, o.Unseen}))...)
-	s.grpc.RegisterService(marked(*o.Service), o.Implementation)
-	s.grpc.RegisterService(marked(grpc_health_v1.Health_ServiceDesc), o.Readiness.health)
-	if o.Reflection {
-		reflection.Register(registrar{s.grpc})
-	}
-	s.methods = methodsOf(s.grpc)
-	s.http = s.newHTTP(s.tracked(o.REST), o.MaxCall+o.Limits.ReadTimeout)
-	s.http.TLSConfig = o.TLS
-	s.http.ConnState = stateOf
-	s.http.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
-		if conn := netConn(c); conn != nil {
-			ctx = caller.WithConnection(ctx, conn)
-		}
-		return ctx
-	}
-	unseen(o.Unseen).watch(s.http)
-	s.admin = s.newHTTP(s.adminHandler(), time.Minute+o.Limits.ReadTimeout) // a CPU profile takes 30 s
-	return s, nil
+	return options
 }
 
 func (s *Server) newHTTP(h http.Handler, write time.Duration) *http.Server {
@@ -244,9 +250,9 @@ func (s *Server) adminHandler() http.Handler {
 // listener that failed.
 func (s *Server) Run(ctx context.Context) error {
 	group, failed := errgroup.WithContext(ctx)
-	group.Go(func() error { return s.grpc.Serve(s.onGRPC) })
-	group.Go(func() error { return serveHTTP(s.http, s.onHTTP) })
-	group.Go(func() error { return serveHTTP(s.admin, s.onAdmin) })
+	group.Go(func() error { return s.grpc.Serve(s.grpcListener) })
+	group.Go(func() error { return serveHTTP(s.http, s.httpListener) })
+	group.Go(func() error { return serveHTTP(s.admin, s.adminListener) })
 	group.Go(func() error {
 		for tick := time.NewTicker(looking); ; {
 			select {
@@ -282,20 +288,20 @@ func serveHTTP(h *http.Server, l net.Listener) error {
 // stop ends it, in order if it was asked to and did not fail.
 func (s *Server) stop(asked bool) {
 	s.options.Readiness.health.Shutdown() // not ready, on both the gRPC health service and /readyz
-	if d := s.options.Delay; d > 0 && asked {
+	if d := s.options.ShutdownDelay; d > 0 && asked {
 		// Whoever sends calls here has not heard of it yet: a load balancer asks once in
 		// a while, and Kubernetes tells its nodes one after the other.
 		s.options.Log.Info("about to stop: calls are still taken, and no more should come", "for_seconds", d.Seconds())
 		time.Sleep(d)
 	}
 	s.watches.stop() // before the interceptors end them, so that their clients are told why
-	s.options.Stopping()
-	s.options.Log.Info("stopping: new calls are refused, those under way are answered", "at_most_seconds", grace.Seconds())
+	s.options.OnShutdown()
+	s.options.Log.Info("stopping: new calls are refused, those under way are answered", "at_most_seconds", shutdownTimeout.Seconds())
 
-	ctx, cancel := context.WithTimeout(context.Background(), grace)
+	ctx, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
 	defer cancel()
 	defer time.AfterFunc(answered, s.pool.dismiss).Stop()
-	defer time.AfterFunc(grace-answering, s.options.Ending).Stop()
+	defer time.AfterFunc(shutdownTimeout-finalResponseWindow, s.options.OnDeadline).Stop()
 	var drained errgroup.Group
 	drained.Go(func() error { return s.http.Shutdown(ctx) })
 	drained.Go(func() error {
@@ -304,7 +310,7 @@ func (s *Server) stop(asked bool) {
 		return nil
 	})
 	err := drained.Wait()
-	s.options.Drain(ctx)
+	s.options.WaitBackground(ctx)
 	if ctx.Err() != nil || err != nil {
 		s.options.Log.Error("stopped before all calls were answered")
 		s.grpc.Stop()
@@ -315,7 +321,7 @@ func (s *Server) stop(asked bool) {
 }
 
 func (s *Server) closeListeners() {
-	for _, l := range []net.Listener{s.onGRPC, s.onHTTP, s.onAdmin} {
+	for _, l := range []net.Listener{s.grpcListener, s.httpListener, s.adminListener} {
 		if l != nil {
 			_ = l.Close()
 		}

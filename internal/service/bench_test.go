@@ -13,8 +13,8 @@ import (
 	"time"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
-	"github.com/teamtoken/teamtoken/internal/budget"
 	"github.com/teamtoken/teamtoken/internal/mutation"
+	"github.com/teamtoken/teamtoken/internal/ratelimit"
 	"github.com/teamtoken/teamtoken/internal/seal"
 	"github.com/teamtoken/teamtoken/internal/secret"
 	"github.com/teamtoken/teamtoken/internal/state"
@@ -28,11 +28,11 @@ const mostAdded = 10 * time.Microsecond
 // instant is an upstream that costs nothing, for what is measured to be all the rest.
 type instant struct {
 	mutation.Upstream
-	room *budget.Budget
+	room *ratelimit.Limiter
 }
 
 func (u instant) CreateToken(ctx context.Context, team upstream.TeamID, _ time.Time) (upstream.Token, secret.Text, error) {
-	if err := u.room.Permit(ctx, true); err != nil {
+	if err := u.room.Wait(ctx, true); err != nil {
 		return upstream.Token{}, secret.Text{}, err
 	}
 	return upstream.Token{ID: "at-0000000000000000", TeamID: team.String()}, secret.New("secret"), nil
@@ -45,7 +45,7 @@ func (u instant) CreateToken(ctx context.Context, team upstream.TeamID, _ time.T
 func BenchmarkAdded(b *testing.B) {
 	log := slog.New(slog.DiscardHandler)
 	store := state.NewMemory(state.NewTTLs(30 * time.Second))
-	room := budget.New(1e6, store, log, nil)
+	room := ratelimit.New(1e6, store, log, nil)
 	keys, err := seal.Ephemeral()
 	if err != nil {
 		b.Fatal(err)

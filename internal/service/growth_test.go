@@ -16,12 +16,12 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/apierror"
 	"github.com/teamtoken/teamtoken/internal/audit"
-	"github.com/teamtoken/teamtoken/internal/budget"
 	"github.com/teamtoken/teamtoken/internal/caller"
 	"github.com/teamtoken/teamtoken/internal/calls"
 	"github.com/teamtoken/teamtoken/internal/mutation"
-	"github.com/teamtoken/teamtoken/internal/reason"
+	"github.com/teamtoken/teamtoken/internal/ratelimit"
 	"github.com/teamtoken/teamtoken/internal/seal"
 	"github.com/teamtoken/teamtoken/internal/secret"
 	"github.com/teamtoken/teamtoken/internal/service"
@@ -35,12 +35,12 @@ import (
 // to say.
 type refusing struct {
 	mutation.Upstream
-	room *budget.Budget
+	room *ratelimit.Limiter
 	no   error
 }
 
 func (u refusing) CreateToken(ctx context.Context, team upstream.TeamID, _ time.Time) (upstream.Token, secret.Text, error) {
-	if err := u.room.Permit(ctx, true); err != nil {
+	if err := u.room.Wait(ctx, true); err != nil {
 		return upstream.Token{}, secret.Text{}, err
 	}
 	return upstream.Token{ID: "at-0000000000000000", TeamID: team.String()}, secret.New("a secret"), u.no
@@ -51,21 +51,21 @@ func (u refusing) CreateNamedToken(ctx context.Context, team upstream.TeamID, _ 
 }
 
 func (u refusing) DeleteToken(ctx context.Context, _ upstream.TeamID) error {
-	if err := u.room.Permit(ctx, true); err != nil {
+	if err := u.room.Wait(ctx, true); err != nil {
 		return err
 	}
 	return u.no
 }
 
 func (u refusing) ReadToken(ctx context.Context, _ upstream.TeamID) (upstream.Token, error) {
-	if err := u.room.Permit(ctx, false); err != nil {
+	if err := u.room.Wait(ctx, false); err != nil {
 		return upstream.Token{}, err
 	}
 	return upstream.Token{ID: "at-0000000000000001"}, u.no
 }
 
 // newService is a service in front of u.
-func newService(t testing.TB, u mutation.Upstream, store state.Store, limiter *budget.Budget, keys func() *seal.Keys, maxRecords int) *service.Service {
+func newService(t testing.TB, u mutation.Upstream, store state.Store, limiter *ratelimit.Limiter, keys func() *seal.Keys, maxRecords int) *service.Service {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	told, err := telemetry.New(t.Context(), "test", log)
@@ -78,7 +78,7 @@ func newService(t testing.TB, u mutation.Upstream, store state.Store, limiter *b
 	}
 	t.Cleanup(func() { _ = lines.Close() })
 	return service.New(u, mutation.New(u, mutation.Options{
-		Store: store, Hold: 30 * time.Second, Budget: limiter, Keys: keys, Audit: lines, Metrics: told.Metrics, MaxRecords: maxRecords,
+		Store: store, Hold: 30 * time.Second, Limiter: limiter, Keys: keys, Audit: lines, Metrics: told.Metrics, MaxRecords: maxRecords,
 		Rejected: func(context.Context, string, string, error) {},
 	}, log), service.Limits{})
 }
@@ -136,7 +136,7 @@ func TestWhatChangedNothingLeavesNothing(t *testing.T) {
 	const most = 5 << 20
 	log := slog.New(slog.DiscardHandler)
 	stores(t, func(t *testing.T, store state.Store, keys func() *seal.Keys, held func(string) (int64, int64)) {
-		room := budget.New(0, store, log, nil)
+		room := ratelimit.New(0, store, log, nil)
 		no := &upstream.Error{Kind: upstream.NotFound, Cause: errors.New("404")}
 		s := newService(t, refusing{room: room, no: no}, store, room, keys, 0)
 		run := func(calls int) {
@@ -160,8 +160,8 @@ func TestWhatChangedNothingLeavesNothing(t *testing.T) {
 							_, err = s.GenerateToken(ctx, &teamtokenv1.GenerateTokenRequest{TeamId: team, ExpectedTokenId: "at-0000000000000000", RequestId: fmt.Sprint(rand.Int64())})
 						}
 						cancel()
-						var told *reason.Error
-						if !errors.As(err, &told) || told.Outcome != reason.NotApplied {
+						var told *apierror.Error
+						if !errors.As(err, &told) || told.Outcome != apierror.NotApplied {
 							t.Errorf("%v", err)
 						}
 					}
@@ -188,7 +188,7 @@ func TestWhatChangedNothingLeavesNothing(t *testing.T) {
 func TestRecordsPerCaller(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
 	stores(t, func(t *testing.T, store state.Store, keys func() *seal.Keys, held func(string) (int64, int64)) {
-		room := budget.New(0, store, log, nil)
+		room := ratelimit.New(0, store, log, nil)
 		const most = 50
 		s := newService(t, refusing{room: room}, store, room, keys, most)
 		call := func(who, id string, i int) error {
@@ -208,8 +208,8 @@ func TestRecordsPerCaller(t *testing.T) {
 		t.Logf("in Redis, for each call with a request id: %d bytes for a day, %d bytes more for ten minutes; %d bytes for each team", records/most, answers/most, teams/most)
 		for i := range 3 {
 			err := call("one", "one-more", i)
-			var told *reason.Error
-			if !errors.As(err, &told) || told.Reason != teamtokenv1.ErrorReason_ERROR_REASON_CALLER_QUOTA_EXCEEDED || told.Outcome != reason.NotApplied || told.RetryAfter <= 0 {
+			var told *apierror.Error
+			if !errors.As(err, &told) || told.Reason != teamtokenv1.ErrorReason_ERROR_REASON_CALLER_QUOTA_EXCEEDED || told.Outcome != apierror.NotApplied || told.RetryAfter <= 0 {
 				t.Errorf("%v", err)
 			}
 		}
@@ -220,7 +220,7 @@ func TestRecordsPerCaller(t *testing.T) {
 			t.Errorf("another caller: %v", err)
 		}
 		err := call("one", "id-7", 7)
-		var told *reason.Error
+		var told *apierror.Error
 		if !errors.As(err, &told) || told.Reason != teamtokenv1.ErrorReason_ERROR_REASON_TOKEN_SUPERSEDED { // the stub shows another one
 			t.Errorf("the same again: %v", err)
 		}

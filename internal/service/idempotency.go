@@ -9,9 +9,9 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/apierror"
 	"github.com/teamtoken/teamtoken/internal/calls"
 	"github.com/teamtoken/teamtoken/internal/mutation"
-	"github.com/teamtoken/teamtoken/internal/reason"
 )
 
 // idempotentRequest asks for a token that is made once for each request id.
@@ -28,8 +28,8 @@ func idempotencyKey(ctx context.Context, req idempotentRequest) (mutation.Key, e
 	}
 	message, err := proto.MarshalOptions{Deterministic: true}.Marshal(req)
 	if err != nil { // only of a message with invalid UTF-8, which none is that was decoded
-		return mutation.Key{}, &reason.Error{
-			Reason: teamtokenv1.ErrorReason_ERROR_REASON_INTERNAL, Outcome: reason.NotApplied, Cause: err,
+		return mutation.Key{}, &apierror.Error{
+			Reason: teamtokenv1.ErrorReason_ERROR_REASON_INTERNAL, Outcome: apierror.NotApplied, Cause: err,
 		}
 	}
 	call := calls.From(ctx)

@@ -36,7 +36,7 @@ func (s *Service) ListTokens(
 	if err := v.err(outcome.ReadOrganization); err != nil {
 		return nil, err
 	}
-	found, err := s.upstream.ListTokens(ctx, organization, upstream.List{
+	found, err := s.upstream.ListTokens(ctx, organization, upstream.ListOptions{
 		Query: req.GetQuery(), Sort: req.GetSort(), ExpiryStatus: req.GetExpiryStatus(), Page: at.Number, Size: at.Size,
 	})
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 type Upstream interface {
 	ReadToken(ctx context.Context, team upstream.TeamID) (upstream.Token, error)
 	ReadTokenByID(ctx context.Context, id upstream.TokenID) (upstream.Token, error)
-	ListTokens(ctx context.Context, organization upstream.Organization, l upstream.List) (upstream.Page, error)
+	ListTokens(ctx context.Context, organization upstream.Organization, l upstream.ListOptions) (upstream.Page, error)
 }
 
 // Limits are what requests are held against.

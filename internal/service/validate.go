@@ -9,18 +9,18 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/apierror"
 	"github.com/teamtoken/teamtoken/internal/outcome"
-	"github.com/teamtoken/teamtoken/internal/reason"
 	"github.com/teamtoken/teamtoken/internal/requestid"
 	"github.com/teamtoken/teamtoken/internal/upstream"
 )
 
 // violations collects what is wrong with a request, field by field, and gives
 // the checked values on the way.
-type violations []reason.Violation
+type violations []apierror.Violation
 
 func (v *violations) add(field, description string) {
-	*v = append(*v, reason.Violation{Field: field, Description: description})
+	*v = append(*v, apierror.Violation{Field: field, Description: description})
 }
 
 func (v *violations) teamID(field, s string) upstream.TeamID {
@@ -110,7 +110,7 @@ func (v violations) err(m outcome.Method) error {
 	if len(v) == 0 {
 		return nil
 	}
-	return &reason.Error{
-		Reason: teamtokenv1.ErrorReason_ERROR_REASON_INVALID_FIELD, Outcome: m.Outcome(reason.NotApplied), Violations: v,
+	return &apierror.Error{
+		Reason: teamtokenv1.ErrorReason_ERROR_REASON_INVALID_FIELD, Outcome: m.Outcome(apierror.NotApplied), Violations: v,
 	}
 }

@@ -1,18 +1,19 @@
-// Package state is what the replicas of the service have to agree on: whose turn
-// it is to change a team's token, what has been begun and not ended, what was
-// answered under a request id, and how often the upstream may be asked.
+// Package state is what the replicas of the service have to agree on: who has the lock
+// of a team, which operation was begun and not ended, what was answered under an
+// idempotency key, and how often the upstream may be asked.
 //
 // Its promises, for both stores:
 //
-//   - A team's turn is held by one at a time. Begin gives it and, in the same step,
-//     writes down what is about to be done; End gives it back and, in the same step,
-//     writes down what came of it. A turn that is not renewed ends by itself, and
-//     what was begun under it is then there to be settled, by whoever comes first.
-//   - Each turn has an epoch, higher than that of any turn of the team before. End
-//     and Renew with an older one do nothing and say so.
-//   - An unknown outcome keeps everybody else from the team for the hold, but for
-//     those who look whether it is known by now, one at a time.
-//   - Under a request id there is one change, until it is forgotten.
+//   - A team's lock is held by one owner at a time. Acquire gives it and, in the same
+//     step, writes down what is about to be done; Release gives it back and, in the same
+//     step, writes down what came of it. A lock that is not renewed ends by itself, and
+//     the operation that was begun under it is then in doubt, for whoever comes first to
+//     resolve.
+//   - Each lock has a fencing token, higher than that of any lock of the team before.
+//     Release and Renew with an older one do nothing and say so.
+//   - An operation in doubt keeps everybody else from the team for the hold, but for
+//     those who look whether its outcome is known by now, one at a time.
+//   - Under an idempotency key there is one change, until it is forgotten.
 //   - All times are of one clock: the process's, or Redis's.
 //
 // It stores no secret in the clear: an answer is sealed before it comes here. What

@@ -22,7 +22,7 @@ type Memory struct {
 }
 
 type lockState struct {
-	owner          string // empty if nobody has the turn
+	owner          string // empty if nobody has the lock
 	fencingToken   int64
 	currentTokenID string
 	operation      *Operation // begun, and not ended
@@ -47,7 +47,7 @@ func NewMemory(t TTLs) *Memory {
 	}
 }
 
-// Lease is 0: who has a turn is there to end it.
+// Lease is 0: who has a lock is there to release it.
 func (m *Memory) Lease() time.Duration { return 0 }
 
 // Close does nothing.
@@ -117,11 +117,11 @@ func (m *Memory) conflict(t *lockState, a AcquireRequest, same bool, now time.Ti
 	}
 }
 
-func (m *Memory) takeOver(t *lockState, holder string, now time.Time) InDoubtOperation {
+func (m *Memory) takeOver(t *lockState, owner string, now time.Time) InDoubtOperation {
 	m.lastFencingToken++
-	t.fencingToken, t.owner = m.lastFencingToken, holder
+	t.fencingToken, t.owner = m.lastFencingToken, owner
 	return InDoubtOperation{
-		Lock: Lock{t.operation.Team, holder, t.fencingToken, now, t.operation.IdempotencyKey, nil}, Operation: *t.operation,
+		Lock: Lock{t.operation.Team, owner, t.fencingToken, now, t.operation.IdempotencyKey, nil}, Operation: *t.operation,
 		Age: now.Sub(t.startedAt), HoldLeft: t.holdUntil.Sub(now), CurrentTokenID: t.currentTokenID,
 	}
 }
@@ -227,7 +227,7 @@ func (m *Memory) ListInDoubt(context.Context) ([]string, error) {
 	return due, nil
 }
 
-// maxInDoubt is how many teams are settled in one go.
+// maxInDoubt is how many teams are resolved in one go.
 const maxInDoubt = 100
 
 // expire lets go of what has had its time, once a minute.
@@ -254,7 +254,7 @@ func (m *Memory) expire(now time.Time) {
 }
 
 // AcquireInDoubt is of Store.
-func (m *Memory) AcquireInDoubt(_ context.Context, name, holder string) (InDoubtOperation, bool, error) {
+func (m *Memory) AcquireInDoubt(_ context.Context, name, owner string) (InDoubtOperation, bool, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := time.Now()
@@ -262,7 +262,7 @@ func (m *Memory) AcquireInDoubt(_ context.Context, name, holder string) (InDoubt
 	if t == nil || t.operation == nil || t.owner != "" || t.dueAt.After(now) {
 		return InDoubtOperation{}, false, nil
 	}
-	return m.takeOver(t, holder, now), true, nil
+	return m.takeOver(t, owner, now), true, nil
 }
 
 // ReserveRate is of Store.

@@ -44,12 +44,12 @@ func (w Waiter) args() []any {
 }
 
 //go:embed lua/queue.lua
-var queueText string
+var queueLua string
 
-//go:embed lua/leave.lua
-var leaveText string
+//go:embed lua/leave_queue.lua
+var leaveQueueLua string
 
-var leaveScript = script{"leave", redis.NewScript(clock + leaveText), true}
+var leaveScript = script{"leave", redis.NewScript(commonLua + leaveQueueLua), true}
 
 func (r *Redis) queueKey(team string) string { return r.prefix + "queue:" + team }
 

@@ -14,14 +14,14 @@ import (
 // What leads to an action or an answer is sealed before Redis is given it, and
 // bound to where it belongs: to the service's prefix, and
 //
-//   - a begun change to its team, and to the holder of the lock that it was begun with,
-//     which is a random name: the epoch's own;
-//   - the team's known token to the team, and to the holder who wrote it down;
+//   - an operation to its team, and to the owner of the lock that it was begun with, which
+//     is a random name of that lock alone;
+//   - the team's current token to the team, and to the owner who wrote it down;
 //   - a record to the caller's request.
 //
-// What does not open there, is too old, or is of an epoch that this process saw the
+// What does not open there, is too old, or is of a lock that this process saw the
 // end of, leads to nothing. What Redis decides by itself (who holds a lock, until
-// when, how much room the budget has) is plain: docs/security.md says what somebody
+// when, what is left of the rate) is plain: docs/security.md says what somebody
 // who changes that can do.
 const (
 	sealedChange = "change"
@@ -39,7 +39,7 @@ type storedOperation struct {
 	// At is when, by the store's clock, in milliseconds, or a little earlier; never later.
 	At int64 `json:"at"`
 
-	owner          string // the holder of the lock that it was begun with
+	owner          string // the owner of the lock that it was begun with
 	currentTokenID string // the id of the team's token, as of Answer
 }
 
@@ -58,7 +58,7 @@ type storedRecord struct {
 	At          int64       `json:"at"`
 }
 
-// resolveWithin is how long after it was begun a change is settled. A copy of an older
+// resolveWithin is how long after it was begun an operation is resolved. A copy of an older
 // one, put back, leads to nothing.
 const resolveWithin = time.Hour
 
@@ -134,7 +134,7 @@ func (r *Redis) openRecord(ctx context.Context, team, key, sealed string, now in
 	return k, err == nil
 }
 
-// openOperation is a change that is to be settled.
+// openOperation is an operation that is to be resolved.
 func (r *Redis) openOperation(sealed, team, by string, now int64) (*storedOperation, error) {
 	b := &storedOperation{owner: by}
 	err := r.open(sealedChange, sealed, b, team, by)

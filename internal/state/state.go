@@ -8,35 +8,35 @@ import (
 	"time"
 )
 
-// Store is the state, in memory or in Redis. Every error but ErrFenced says that
-// the store could not be asked, and that what was asked for may have been done.
+// Store is the state, in memory or in Redis. Every error but ErrFenced says that the
+// store could not be asked, and that what was asked for may have been done.
 type Store interface {
-	// Acquire asks for a team's turn, and for room in the budget.
+	// Acquire asks for a team's lock, and for a slot at the rate limit.
 	Acquire(ctx context.Context, a AcquireRequest) (AcquireResult, error)
-	// Leave says that an Ask that was not granted will not be repeated: it waits no
-	// longer in the queue for the lock.
+	// Leave says that a request that did not get the lock will not be repeated: it waits
+	// no longer in the queue for it.
 	Leave(ctx context.Context, a AcquireRequest) error
-	// Renew keeps a turn for another lease. ErrFenced says that it has ended.
-	Renew(ctx context.Context, t Lock) error
-	// Restart says that the change of a turn is begun anew, and that the team's token is
-	// known by now: of what was sent before, nothing is left to be found out.
-	Restart(ctx context.Context, t Lock, known string) error
-	// Release gives a turn back. ErrFenced says that it had ended by itself, and that
+	// Renew keeps a lock for another lease. ErrFenced says that it has ended.
+	Renew(ctx context.Context, l Lock) error
+	// Restart says that the operation under a lock begins anew, and which token the team
+	// has by now: of what was sent before, nothing is left to be found out.
+	Restart(ctx context.Context, l Lock, currentTokenID string) error
+	// Release gives a lock back. ErrFenced says that it had ended by itself, and that
 	// nothing was written. The same Release may be repeated for a while.
-	Release(ctx context.Context, t Lock, e Release) error
-	// ListInDoubt lists teams with something to settle, up to 100.
+	Release(ctx context.Context, l Lock, r Release) error
+	// ListInDoubt lists teams with an operation to resolve, up to 100.
 	ListInDoubt(ctx context.Context) ([]string, error)
-	// AcquireInDoubt takes the turn of a team to settle what is due there; ok is false if
-	// nothing is.
-	AcquireInDoubt(ctx context.Context, team, holder string) (u InDoubtOperation, ok bool, err error)
-	// ReserveRate asks for room in the budget alone. It returns how long to wait; more
-	// than s.MaxWait says that there is none, and that none was taken.
-	ReserveRate(ctx context.Context, s RateRequest) (wait time.Duration, err error)
-	// BlockRate keeps the budget of s from being used for a time.
-	BlockRate(ctx context.Context, s RateRequest, d time.Duration) error
+	// AcquireInDoubt takes the lock of a team to resolve the operation that is in doubt
+	// there; ok is false if none is due.
+	AcquireInDoubt(ctx context.Context, team, owner string) (d InDoubtOperation, ok bool, err error)
+	// ReserveRate asks for a slot at the rate limit alone. It returns how long to wait;
+	// more than r.MaxWait says that there is none, and that none was taken.
+	ReserveRate(ctx context.Context, r RateRequest) (wait time.Duration, err error)
+	// BlockRate keeps the rate of r from being used for a time.
+	BlockRate(ctx context.Context, r RateRequest, d time.Duration) error
 	// Heartbeat says that a replica lives, and returns what there is to know of all.
 	Heartbeat(ctx context.Context, replica string) (ClusterStatus, error)
-	// Lease is how long a turn lasts that is not renewed; 0 for ever.
+	// Lease is how long a lock lasts that is not renewed; 0 for ever.
 	Lease() time.Duration
 	Close() error
 }
@@ -47,8 +47,8 @@ type ClusterStatus struct {
 	InDoubt  int // teams that are held back, since an outcome is unknown
 }
 
-// ErrFenced says that a turn has ended, and that another may have begun.
-var ErrFenced = errors.New("state: the turn is another's by now")
+// ErrFenced says that a lock has ended, and that another may have it.
+var ErrFenced = errors.New("state: the lock is another's by now")
 
 // TTLs are how long things last.
 type TTLs struct {
@@ -72,7 +72,7 @@ func NewTTLs(hold time.Duration) TTLs {
 	return TTLs{Hold: hold, Response: responseTTL, Tombstone: tombstoneTTL}
 }
 
-// leaseTTL is a third of the hold, so that what a dead replica left is settled
+// leaseTTL is a third of the hold, so that what a dead replica left is resolved
 // before twice the hold is over.
 func (t TTLs) leaseTTL() time.Duration { return min(max(t.Hold/3, minLease), maxLease) }
 
@@ -89,24 +89,24 @@ type Operation struct {
 	RateKey         string `json:"bucket"`           // whose credential it is made with
 	Caller          string `json:"caller,omitempty"` // whose record it has, of whose there may be so many
 	IdempotencyKey  string `json:"record,omitempty"` // of its request id; empty if it has none
-	// AuditRecord is what else has to be known to settle it. Another process gets it as
-	// JSON decodes it.
+	// AuditRecord is a snapshot of its call's audit trail, which whoever resolves it goes on
+	// with.
 	AuditRecord json.RawMessage `json:"journal,omitempty"`
 }
 
-// RateRequest is a request for room in a budget, which lets a request pass at every
+// RateRequest asks for a slot at a rate limit, which lets a request pass at every
 // Interval, and after a pause up to Burst's worth at once. Without an Interval
-// there is always room.
+// there is always one.
 type RateRequest struct {
 	Key                      string
 	Interval, Burst, MaxWait time.Duration
 }
 
-// AcquireRequest is a request for a team's turn.
+// AcquireRequest asks for a team's lock.
 type AcquireRequest struct {
 	Operation Operation
-	// Owner is who asks, in words that nobody else has: NewHolder's. The same
-	// Ask may be repeated.
+	// Owner is who asks, by a name that nobody else has: NewOwner's. The same
+	// request may be repeated.
 	Owner       string
 	Fingerprint string // a hash of what is asked for, which a request id stands for
 	Rate        RateRequest
@@ -127,35 +127,35 @@ type Lock struct {
 	operation      *storedOperation // what was written down of that, in Redis
 }
 
-// AcquireStatus is what became of an Ask.
+// AcquireStatus is what became of an AcquireRequest.
 type AcquireStatus string
 
-// The verdicts, and what else of an Answer goes with each.
+// The statuses, and what else of an AcquireResult goes with each.
 const (
-	Acquired         AcquireStatus = "granted" // Turn, Wait, Known, Lost
+	Acquired         AcquireStatus = "granted" // Lock, Wait, CurrentTokenID, LostTokenID
 	Locked           AcquireStatus = "busy"    // Wait: another change is under way, for so long at most unless it is renewed
 	InDoubt          AcquireStatus = "held"    // Wait: another change's outcome is unknown, for so long at most
 	DuplicateRunning AcquireStatus = "running" // the same request is under way
 	DuplicateInDoubt AcquireStatus = "unknown" // Wait: the same request's outcome is unknown, for so long at most
-	Completed        AcquireStatus = "done"    // Recorded: the same request ended
+	Completed        AcquireStatus = "done"    // Response: the same request ended
 	KeyReused        AcquireStatus = "reused"  // the request id stands for something else
 	QuotaExceeded    AcquireStatus = "full"    // too many records of the caller are kept for one more
 	// RecordUnreadable is of a record that was not written by who has the key: nobody knows what
 	// became of the same request before.
 	RecordUnreadable AcquireStatus = "unreadable"
-	RateLimited      AcquireStatus = "over"     // Wait: the budget is used up, for so long
-	MustResolve      AcquireStatus = "unsettle" // Unsettled: this has to be settled first, and the turn is given for that
+	RateLimited      AcquireStatus = "over"     // Wait: there is no slot at the rate limit, for so long
+	MustResolve      AcquireStatus = "unsettle" // InDoubt: this has to be resolved first, and the lock is given for that
 )
 
 // NoToken is the id of a team's token when there is none.
 const NoToken = "-"
 
-// AcquireResult is what became of an Ask.
+// AcquireResult is what became of an AcquireRequest.
 type AcquireResult struct {
 	Status         AcquireStatus
 	Lock           Lock
-	Wait           time.Duration // of Granted: until the upstream may be asked
-	CurrentTokenID string        // the id of the team's token, None, or empty if it is not known
+	Wait           time.Duration // of Acquired: until the upstream may be asked
+	CurrentTokenID string        // the id of the team's token, NoToken, or empty if it is not known
 	LostTokenID    string        // the id of a token that the same request made, and whose secret was lost
 	Response       Response
 	InDoubt        InDoubtOperation
@@ -170,30 +170,30 @@ type Response struct {
 
 // InDoubtOperation is a change of which nobody knows what became.
 type InDoubtOperation struct {
-	Lock           Lock // to settle it
+	Lock           Lock // to resolve it
 	Operation      Operation
 	Age            time.Duration // since it was begun
-	HoldLeft       time.Duration // for which it may still land; 0 or less when that is over
+	HoldLeft       time.Duration // for which it may still be carried out; 0 or less when that is over
 	CurrentTokenID string        // the id of the team's token before
 }
 
-// RecordState is what a record says after the end of a turn.
+// RecordState is what a record says after its lock was released.
 type RecordState string
 
-// The fates of a record. An unknown outcome leaves it open.
+// The states of a record. An operation in doubt leaves it open.
 const (
-	RecordReset      RecordState = "forget" // nothing was done: the request may begin anew, or is Lost again if it was before
-	RecordCompleted  RecordState = "done"   // Recorded is what it is answered from now on
-	RecordSecretLost RecordState = "lost"   // it was done, and the secret of Recorded.Token is lost: it may be done again
+	RecordReset      RecordState = "forget" // nothing was done: the request may begin anew, or is RecordSecretLost again if it was before
+	RecordCompleted  RecordState = "done"   // Response is what it is answered from now on
+	RecordSecretLost RecordState = "lost"   // it was done, and the secret of Response.TokenID is lost: it may be done again
 )
 
-// Release is how a turn ends.
+// Release is how a lock is released.
 type Release struct {
 	// InDoubt says that nobody knows what became of the change: it stays there to
-	// be settled. It is held for the hold from the first time on that this is said.
+	// be resolved. The team is held for the hold from the first time on that this is said.
 	InDoubt bool
-	// CurrentTokenID is the id of the team's token now, or None; empty if it is not known, and
-	// Same if it is what it was.
+	// CurrentTokenID is the id of the team's token now, or NoToken; empty if it is not known, and
+	// Unchanged if it is what it was.
 	CurrentTokenID string
 	Record         RecordState // of the record, if there is one
 	Response       Response

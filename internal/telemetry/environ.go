@@ -54,7 +54,7 @@ func Variables(audit bool) (ignored []string, err error) {
 	}
 	signals := []string{}
 	for _, signal := range []string{"TRACES", "METRICS"} {
-		if exported(signal) && os.Getenv("OTEL_"+signal+"_EXPORTER") != "console" {
+		if exporterConfigured(signal) && os.Getenv("OTEL_"+signal+"_EXPORTER") != "console" {
 			signals = append(signals, signal+"_")
 		}
 	}

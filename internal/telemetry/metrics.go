@@ -31,7 +31,7 @@ type Metrics struct {
 	failures counts[failureLabels]
 	replays  counts[string]
 	redrives counts[string]
-	settled  counts[string]
+	resolved counts[string]
 	rejected counts[string]
 	reloads  counts[reloadLabels]
 	audit    metric.Int64Gauge
@@ -62,7 +62,7 @@ type UpstreamLabels struct {
 
 func newMetrics(meter metric.Meter, registry *prometheus.Registry) (*Metrics, error) {
 	m := &Metrics{registry: registry, meter: meter}
-	m.rpc = durations[rpcLabels]{m.histogram(rpcDuration), known[rpcLabels]{of: func(l rpcLabels) []attribute.KeyValue {
+	m.rpc = durations[rpcLabels]{m.histogram(rpcDuration), attributeCache[rpcLabels]{of: func(l rpcLabels) []attribute.KeyValue {
 		name := code.Code(l.code).String() //nolint:gosec // there are seventeen
 		set := []attribute.KeyValue{
 			attribute.String(labelSystem, "grpc"), attribute.String(labelMethod, l.method), attribute.String(labelCode, name),
@@ -72,7 +72,7 @@ func newMetrics(meter metric.Meter, registry *prometheus.Registry) (*Metrics, er
 		}
 		return withError(set, name)
 	}}}
-	m.upstream = durations[UpstreamLabels]{m.histogram(httpDuration), known[UpstreamLabels]{of: func(l UpstreamLabels) []attribute.KeyValue {
+	m.upstream = durations[UpstreamLabels]{m.histogram(httpDuration), attributeCache[UpstreamLabels]{of: func(l UpstreamLabels) []attribute.KeyValue {
 		set := []attribute.KeyValue{
 			attribute.String(labelHTTPMethod, l.Method), attribute.String(labelTemplate, l.Template),
 			attribute.String(labelAddress, l.Address), attribute.Int(labelPort, l.Port),
@@ -82,20 +82,20 @@ func newMetrics(meter metric.Meter, registry *prometheus.Registry) (*Metrics, er
 		}
 		return withError(set, l.Failure)
 	}}}
-	m.store = durations[storeLabels]{m.histogram(storeDuration), known[storeLabels]{of: func(l storeLabels) []attribute.KeyValue {
+	m.store = durations[storeLabels]{m.histogram(storeDuration), attributeCache[storeLabels]{of: func(l storeLabels) []attribute.KeyValue {
 		return withError([]attribute.KeyValue{attribute.String(labelDBSystem, "redis"), attribute.String(labelDBStep, l.step)}, l.failure)
 	}}}
 	m.wait = durations[string]{m.histogram(budgetWait), labelled(labelKind)}
-	m.failures = counts[failureLabels]{m.counter(failures), known[failureLabels]{of: func(l failureLabels) []attribute.KeyValue {
+	m.failures = counts[failureLabels]{m.counter(failures), attributeCache[failureLabels]{of: func(l failureLabels) []attribute.KeyValue {
 		return []attribute.KeyValue{
 			attribute.String(labelMethod, l.method), attribute.String(labelReason, l.reason), attribute.String(labelOutcome, l.outcome),
 		}
 	}}}
 	m.replays = counts[string]{m.counter(replays), labelled(labelKind)}
 	m.redrives = counts[string]{m.counter(redrives), labelled(labelKind)}
-	m.settled = counts[string]{m.counter(settled), labelled(labelOutcome)}
+	m.resolved = counts[string]{m.counter(settled), labelled(labelOutcome)}
 	m.rejected = counts[string]{m.counter(stateRejected), labelled(labelKind)}
-	m.reloads = counts[reloadLabels]{m.counter(reloads), known[reloadLabels]{of: func(l reloadLabels) []attribute.KeyValue {
+	m.reloads = counts[reloadLabels]{m.counter(reloads), attributeCache[reloadLabels]{of: func(l reloadLabels) []attribute.KeyValue {
 		return []attribute.KeyValue{attribute.String(labelSetting, l.setting), attribute.String(labelResult, l.result)}
 	}}}
 	m.audit, m.state = m.gauge(auditWorking), m.gauge(stateWorking)
@@ -127,7 +127,7 @@ func (m *Metrics) Upstream(ctx context.Context, l UpstreamLabels, d time.Duratio
 	m.upstream.record(ctx, l, d)
 }
 
-// Waited counts a request to the upstream that waited for room in the budget.
+// Waited counts a request to the upstream that waited for a slot at the rate limit.
 func (m *Metrics) Waited(ctx context.Context, changes bool, d time.Duration) {
 	kind := "read"
 	if changes {
@@ -136,19 +136,19 @@ func (m *Metrics) Waited(ctx context.Context, changes bool, d time.Duration) {
 	m.wait.record(ctx, kind, d)
 }
 
-// Step counts a step in Redis; failure is empty if it went well.
-func (m *Metrics) Step(ctx context.Context, step, failure string, d time.Duration) {
+// StoreOperation counts a step in Redis; failure is empty if it went well.
+func (m *Metrics) StoreOperation(ctx context.Context, step, failure string, d time.Duration) {
 	m.store.record(ctx, storeLabels{step, failure}, d)
 }
 
 // Replayed counts a call that found the record of its request id.
 func (m *Metrics) Replayed(ctx context.Context, kind string) { m.replays.add(ctx, kind) }
 
-// Redriven counts one more request for the same call, of a method.
-func (m *Metrics) Redriven(ctx context.Context, method string) { m.redrives.add(ctx, method) }
+// Retried counts one more request for the same call, of a method.
+func (m *Metrics) Retried(ctx context.Context, method string) { m.redrives.add(ctx, method) }
 
-// Settled counts a change whose outcome is known by now.
-func (m *Metrics) Settled(ctx context.Context, outcome string) { m.settled.add(ctx, outcome) }
+// Resolved counts a change whose outcome is known by now.
+func (m *Metrics) Resolved(ctx context.Context, outcome string) { m.resolved.add(ctx, outcome) }
 
 // StateRejected counts a value in the state store that was rejected.
 func (m *Metrics) StateRejected(ctx context.Context, kind string) { m.rejected.add(ctx, kind) }
@@ -163,7 +163,7 @@ func (m *Metrics) Reload(setting string, ok bool) {
 }
 
 // Audit tells whether the audit log can be written.
-func (m *Metrics) Audit(working bool) { m.audit.Record(context.Background(), one(working)) }
+func (m *Metrics) Audit(working bool) { m.audit.Record(context.Background(), boolToInt(working)) }
 
 // AuditDiverted counts a line that went to standard error instead.
 func (m *Metrics) AuditDiverted() { m.diverted.Add(context.Background(), 1) }
@@ -172,13 +172,13 @@ func (m *Metrics) AuditDiverted() { m.diverted.Add(context.Background(), 1) }
 func (m *Metrics) AuditCounted() { m.counted.Add(context.Background(), 1) }
 
 // State tells whether the state store answers.
-func (m *Metrics) State(working bool) { m.state.Record(context.Background(), one(working)) }
+func (m *Metrics) State(working bool) { m.state.Record(context.Background(), boolToInt(working)) }
 
 // ConnectionRefused counts a connection that was closed because there were too many.
 func (m *Metrics) ConnectionRefused() { m.refused.Add(context.Background(), 1) }
 
-// Present is what is asked for whenever somebody looks at the metrics.
-type Present struct {
+// GaugeSources is what is asked for whenever somebody looks at the metrics.
+type GaugeSources struct {
 	TeamsHeld, Replicas func() int
 	Rate                func() float64
 	Waiting             func() int
@@ -186,14 +186,14 @@ type Present struct {
 	CircuitOpen         func() bool
 }
 
-// Watch has the gauges show p from now on.
-func (m *Metrics) Watch(p Present) error {
+// ObserveGauges has the gauges show p from now on.
+func (m *Metrics) ObserveGauges(p GaugeSources) error {
 	m.observe(teamsHeld, func() float64 { return float64(p.TeamsHeld()) })
 	m.observe(replicas, func() float64 { return float64(p.Replicas()) })
 	m.observe(budgetRate, p.Rate)
 	m.observe(budgetQueue, func() float64 { return float64(p.Waiting()) })
 	m.observe(paused, func() float64 { return p.Pause().Seconds() })
-	m.observe(circuitOpen, func() float64 { return float64(one(p.CircuitOpen())) })
+	m.observe(circuitOpen, func() float64 { return float64(boolToInt(p.CircuitOpen())) })
 	return m.failed
 }
 
@@ -215,19 +215,19 @@ func (m *Metrics) Handler() http.Handler {
 func (m *Metrics) histogram(i Instrument) metric.Float64Histogram {
 	h, err := m.meter.Float64Histogram(i.Name,
 		metric.WithUnit(i.Unit), metric.WithDescription(i.Help), metric.WithExplicitBucketBoundaries(buckets...))
-	m.note(err)
+	m.recordErr(err)
 	return h
 }
 
 func (m *Metrics) counter(i Instrument) metric.Int64Counter {
 	c, err := m.meter.Int64Counter(i.Name, metric.WithUnit(i.Unit), metric.WithDescription(i.Help))
-	m.note(err)
+	m.recordErr(err)
 	return c
 }
 
 func (m *Metrics) gauge(i Instrument) metric.Int64Gauge {
 	g, err := m.meter.Int64Gauge(i.Name, metric.WithUnit(i.Unit), metric.WithDescription(i.Help))
-	m.note(err)
+	m.recordErr(err)
 	return g
 }
 
@@ -238,10 +238,10 @@ func (m *Metrics) observe(i Instrument, read func() float64, labels ...attribute
 			o.Observe(read(), set)
 			return nil
 		}))
-	m.note(err)
+	m.recordErr(err)
 }
 
-func (m *Metrics) note(err error) {
+func (m *Metrics) recordErr(err error) {
 	if m.failed == nil {
 		m.failed = err
 	}
@@ -250,7 +250,7 @@ func (m *Metrics) note(err error) {
 // durations and counts are instruments whose labels are few.
 type durations[L comparable] struct {
 	histogram metric.Float64Histogram
-	labels    known[L]
+	labels    attributeCache[L]
 }
 
 func (d *durations[L]) record(ctx context.Context, labels L, took time.Duration) {
@@ -259,17 +259,17 @@ func (d *durations[L]) record(ctx context.Context, labels L, took time.Duration)
 
 type counts[L comparable] struct {
 	counter metric.Int64Counter
-	labels  known[L]
+	labels  attributeCache[L]
 }
 
 func (c *counts[L]) add(ctx context.Context, labels L) {
 	c.counter.Add(ctx, 1, c.labels.options(labels).add...)
 }
 
-// known keeps sets of labels: to make one costs more than all the rest of a
-// measurement. They are few, since all labels are of small sets, and soon known, so
+// attributeCache keeps sets of labels: to make one costs more than all the rest of a
+// measurement. They are few, since all labels are of small sets, and soon attributeCache, so
 // that the map is copied for each new one and read without a lock.
-type known[L comparable] struct {
+type attributeCache[L comparable] struct {
 	of   func(L) []attribute.KeyValue
 	sets atomic.Pointer[map[L]options]
 }
@@ -280,7 +280,7 @@ type options struct {
 	add    []metric.AddOption
 }
 
-func (k *known[L]) options(labels L) options {
+func (k *attributeCache[L]) options(labels L) options {
 	for {
 		sets := k.sets.Load()
 		if sets != nil {
@@ -297,8 +297,8 @@ func (k *known[L]) options(labels L) options {
 	}
 }
 
-func labelled(label string) known[string] {
-	return known[string]{of: func(value string) []attribute.KeyValue { return []attribute.KeyValue{attribute.String(label, value)} }}
+func labelled(label string) attributeCache[string] {
+	return attributeCache[string]{of: func(value string) []attribute.KeyValue { return []attribute.KeyValue{attribute.String(label, value)} }}
 }
 
 func withError(set []attribute.KeyValue, failure string) []attribute.KeyValue {
@@ -308,7 +308,7 @@ func withError(set []attribute.KeyValue, failure string) []attribute.KeyValue {
 	return append(set, attribute.String(labelError, failure))
 }
 
-func one(yes bool) int64 {
+func boolToInt(yes bool) int64 {
 	if yes {
 		return 1
 	}

@@ -58,9 +58,9 @@ func New(ctx context.Context, version string, log *slog.Logger) (*Telemetry, err
 	return t, errors.Join(t.meter(ctx, about), t.tracer(ctx, about))
 }
 
-// fresh is how old what is told of Go's runtime may be: by default 15 seconds, which
+// runtimeInterval is how old what is told of Go's runtime may be: by default 15 seconds, which
 // Prometheus would take for the present.
-const fresh = 100 * time.Millisecond
+const runtimeInterval = 100 * time.Millisecond
 
 // meter makes the metrics: for /metrics, and for whom the variables name besides.
 func (t *Telemetry) meter(ctx context.Context, about *resource.Resource) error {
@@ -71,7 +71,7 @@ func (t *Telemetry) meter(ctx context.Context, about *resource.Resource) error {
 		return err
 	}
 	readers := []sdkmetric.Option{sdkmetric.WithResource(about), sdkmetric.WithReader(scraped)}
-	if exported("METRICS") {
+	if exporterConfigured("METRICS") {
 		pushed, err := metricReader(ctx)
 		if err != nil {
 			return fmt.Errorf("OTEL_METRICS_EXPORTER: %w", err)
@@ -80,7 +80,7 @@ func (t *Telemetry) meter(ctx context.Context, about *resource.Resource) error {
 	}
 	provider := sdkmetric.NewMeterProvider(readers...)
 	t.shutdown = append(t.shutdown, provider.Shutdown)
-	if err := runtime.Start(runtime.WithMeterProvider(provider), runtime.WithMinimumReadMemStatsInterval(fresh)); err != nil {
+	if err := runtime.Start(runtime.WithMeterProvider(provider), runtime.WithMinimumReadMemStatsInterval(runtimeInterval)); err != nil {
 		return err
 	}
 	t.Metrics, err = newMetrics(provider.Meter("github.com/teamtoken/teamtoken"), registry)
@@ -88,7 +88,7 @@ func (t *Telemetry) meter(ctx context.Context, about *resource.Resource) error {
 }
 
 func (t *Telemetry) tracer(ctx context.Context, about *resource.Resource) error {
-	if !exported("TRACES") {
+	if !exporterConfigured("TRACES") {
 		return nil
 	}
 	exporter, err := spanExporter(ctx)
@@ -101,11 +101,11 @@ func (t *Telemetry) tracer(ctx context.Context, about *resource.Resource) error 
 	return nil
 }
 
-// exported reports whether a signal, METRICS or TRACES, goes to somebody. Without a
+// exporterConfigured reports whether a signal, METRICS or TRACES, goes to somebody. Without a
 // word about the exporter it does where there is an OTLP endpoint: the SDK's own
 // default is one on this very machine, which is nothing to assume of a server.
 // `prometheus` is what /metrics is.
-func exported(signal string) bool {
+func exporterConfigured(signal string) bool {
 	if disabled() {
 		return false
 	}
@@ -121,10 +121,10 @@ func exported(signal string) bool {
 
 func disabled() bool { return strings.EqualFold(os.Getenv("OTEL_SDK_DISABLED"), "true") }
 
-// Calls makes a span of each call of a gRPC service, which goes on with the caller's
-// trace; nil if there are no traces. Calls of other services, health checks among
+// GRPCStatsHandler makes a span of each call of a gRPC service, which goes on with the caller's
+// trace; nil if there are no traces. GRPCStatsHandler of other services, health checks among
 // them, have none.
-func (t *Telemetry) Calls(service string) stats.Handler {
+func (t *Telemetry) GRPCStatsHandler(service string) stats.Handler {
 	if t.provider == nil {
 		return nil
 	}

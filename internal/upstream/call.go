@@ -56,14 +56,14 @@ func (c *Client) call(ctx context.Context, r request) (answer, error) {
 			if err.Status == 0 { // the pacer's
 				return a, err
 			}
-			err.Wait = max(err.Wait, ratePause<<min(sent-1, 6))
-			c.options.Pacer.Pause(ctx, err.Wait)
-			if SendFrom(ctx).NoWait || !pause(ctx, err.Wait+jitter(err.Wait)) {
+			err.RetryAfter = max(err.RetryAfter, ratePause<<min(sent-1, 6))
+			c.options.RateLimiter.Block(ctx, err.RetryAfter)
+			if SendFrom(ctx).NoWait || !pause(ctx, err.RetryAfter+jitter(err.RetryAfter)) {
 				return a, err
 			}
 		case err.Kind == Unauthorized && !refreshed && c.rotated(ctx, used):
 			refreshed = true
-		case !r.mutates && (err.Kind == Lost || err.Kind == Unreachable):
+		case !r.mutates && (err.Kind == NoResponse || err.Kind == Unreachable):
 			if errors.Is(err.Cause, errOpen) || sent >= readAttempts || !pause(ctx, readPause<<(sent-1)) {
 				err.Kind = Unreachable
 				return a, err
@@ -120,7 +120,7 @@ func (c *Client) attempt(ctx context.Context, r request, credential secret.Text,
 	if c.CircuitOpen() {
 		return answer{}, &Error{Kind: Unreachable, Cause: errOpen}
 	}
-	if err := c.options.Pacer.Permit(ctx, r.mutates); err != nil {
+	if err := c.options.RateLimiter.Wait(ctx, r.mutates); err != nil {
 		return answer{}, err
 	}
 	tell, open := c.circuit.Allow()
@@ -136,16 +136,16 @@ func (c *Client) attempt(ctx context.Context, r request, credential secret.Text,
 	case err == nil, err.Kind != Unreachable:
 		news = nil
 	case ctx.Err() != nil: // it was the caller who did not wait
-		news = errNoNews
+		news = errInconclusive
 	default:
 		news = err
 	}
 	ended := Attempt{Method: r.method, Template: r.template, Status: a.status, RequestID: a.requestID, Duration: time.Since(start)}
-	ended.Host, ended.Port = c.Server()
+	ended.Host, ended.Port = c.Endpoint()
 	if err != nil {
 		ended.Failure, ended.Status, ended.RequestID = err.Kind.String(), err.Status, err.RequestID
 	}
-	c.options.Observe(ctx, ended)
+	c.options.OnAttempt(ctx, ended)
 	endSpan(span, ended)
 	return a, err
 }

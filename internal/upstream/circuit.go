@@ -15,9 +15,9 @@ const (
 )
 
 var (
-	errOpen   = errors.New("the upstream could not be reached lately, so it was not tried")
-	errNoNews = errors.New("nothing was learnt about the upstream")
-	errPanic  = errors.New("the request panicked")
+	errOpen         = errors.New("the upstream could not be reached lately, so it was not tried")
+	errInconclusive = errors.New("nothing was learnt about the upstream")
+	errPanic        = errors.New("the request panicked")
 )
 
 // newCircuit spares callers the wait for a connection that is not to be had. Only
@@ -27,6 +27,6 @@ func newCircuit() *gobreaker.TwoStepCircuitBreaker[answer] {
 	return gobreaker.NewTwoStepCircuitBreaker[answer](gobreaker.Settings{
 		Timeout:     circuitProbe,
 		ReadyToTrip: func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= circuitFailures },
-		IsExcluded:  func(err error) bool { return errors.Is(err, errNoNews) },
+		IsExcluded:  func(err error) bool { return errors.Is(err, errInconclusive) },
 	})
 }

@@ -30,25 +30,25 @@ type Options struct {
 	Timeout time.Duration
 	// UserAgent names this program and its version.
 	UserAgent string
-	// Observe is told of every request that ended, with its call's context.
-	Observe func(context.Context, Attempt)
-	// Pacer says when each request may be sent.
-	Pacer Pacer
+	// OnAttempt is told of every request that ended, with its call's context.
+	OnAttempt func(context.Context, Attempt)
+	// RateLimiter says when each request may be sent.
+	RateLimiter RateLimiter
 	// Tracer, if set, makes a span of each request, which the upstream is told of.
 	Tracer trace.Tracer
 }
 
-// Pacer keeps requests within what the upstream takes.
-type Pacer interface {
-	// Permit waits until a request may be sent. Its error says that this does not fit
+// RateLimiter keeps requests within what the upstream takes.
+type RateLimiter interface {
+	// Wait waits until a request may be sent. Its error says that this does not fit
 	// into ctx: a Throttled, an Exhausted, or a RateLimited.
-	Permit(ctx context.Context, mutates bool) *Error
-	// Learn is told how many requests in a second the upstream takes with the
+	Wait(ctx context.Context, mutates bool) *Error
+	// SetLimit is told how many requests in a second the upstream takes with the
 	// credential of ctx. Only a good answer says so: any other may be about somebody
 	// whom the upstream does not know, or not the upstream's own at all.
-	Learn(ctx context.Context, perSecond float64)
-	// Pause is told for how long the upstream takes none.
-	Pause(ctx context.Context, d time.Duration)
+	SetLimit(ctx context.Context, perSecond float64)
+	// Block is told for how long the upstream takes none.
+	Block(ctx context.Context, d time.Duration)
 }
 
 // Credential is a bearer secret that may be rotated while it is in use.
@@ -153,7 +153,7 @@ func (c *Client) create(ctx context.Context, team TeamID, r request) (Token, sec
 	switch {
 	case err == nil: // a document with an end is whole, whatever came after it
 	case answer.status == http.StatusAccepted: // it may still be carried out, or not
-		return Token{}, secret.Text{}, &Error{Kind: Lost, Status: answer.status, RequestID: answer.requestID, Cause: err}
+		return Token{}, secret.Text{}, &Error{Kind: NoResponse, Status: answer.status, RequestID: answer.requestID, Cause: err}
 	case answer.cut != nil:
 		return Token{}, secret.Text{}, answer.invalid(answer.cut)
 	default:
@@ -163,7 +163,7 @@ func (c *Client) create(ctx context.Context, team TeamID, r request) (Token, sec
 		// An answer to another request: what became of this one is not known, and
 		// that secret is not for this caller.
 		c.closeIdle()
-		return Token{}, secret.Text{}, &Error{Kind: Lost, Status: answer.status, RequestID: answer.requestID, Cause: errOtherTeam}
+		return Token{}, secret.Text{}, &Error{Kind: NoResponse, Status: answer.status, RequestID: answer.requestID, Cause: errOtherTeam}
 	}
 	return token, text, nil
 }
@@ -213,8 +213,8 @@ func (c *Client) DeleteTokenByID(ctx context.Context, id TokenID) error {
 	return err
 }
 
-// List says which page of which team tokens to list.
-type List struct {
+// ListOptions says which page of which team tokens to list.
+type ListOptions struct {
 	Query        string   // in the team's name
 	Sort         string   // empty for the upstream's order
 	ExpiryStatus []string // any of these; none for all
@@ -222,7 +222,7 @@ type List struct {
 }
 
 // ListTokens describes a page of the tokens of an organization's teams.
-func (c *Client) ListTokens(ctx context.Context, organization Organization, l List) (Page, error) {
+func (c *Client) ListTokens(ctx context.Context, organization Organization, l ListOptions) (Page, error) {
 	query := url.Values{"page[number]": {strconv.Itoa(l.Page)}, "page[size]": {strconv.Itoa(l.Size)}}
 	if l.Query != "" {
 		query.Set("q", l.Query)

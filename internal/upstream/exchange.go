@@ -54,11 +54,11 @@ func (c *Client) exchange(ctx context.Context, r request, credential secret.Text
 	defer resp.Body.Close()
 	if resp.StatusCode == http.StatusSwitchingProtocols {
 		// The transport has let go of this connection: no deadline would end a read.
-		return answer{}, &Error{Kind: Lost, Status: resp.StatusCode}
+		return answer{}, &Error{Kind: NoResponse, Status: resp.StatusCode}
 	}
 	body, err := readBody(resp, cmp.Or(r.limit, maxBody))
 	if limit, err := strconv.ParseFloat(resp.Header.Get("X-RateLimit-Limit"), 64); succeeded(resp) && err == nil {
-		c.options.Pacer.Learn(ctx, limit)
+		c.options.RateLimiter.SetLimit(ctx, limit)
 	}
 	return judged(r, resp, body, err)
 }
@@ -76,20 +76,20 @@ func judged(r request, resp *http.Response, body []byte, err error) (answer, *Er
 		e.Kind = kindOf(resp.StatusCode)
 		switch {
 		case e.Kind == RateLimited:
-			e.Wait = waitOf(resp.Header, time.Now())
+			e.RetryAfter = retryAfterOf(resp.Header, time.Now())
 		case e.Kind == Rejected && descriptionTaken(body):
 			e.Kind = DescriptionTaken
 		case r.optional && unrouted(resp):
-			e.Kind = Unavailable
+			e.Kind = Unsupported
 		}
 		return answer{}, e
 	case r.method == http.MethodDelete: // of which the status says all
 		if resp.StatusCode == http.StatusAccepted { // it may still be carried out, or not
-			e.Kind = Lost
+			e.Kind = NoResponse
 			return answer{}, e
 		}
 	case err != nil && !r.mutates:
-		e.Kind = Lost
+		e.Kind = NoResponse
 		if errors.Is(err, errTooLong) || errors.Is(err, errCoding) {
 			e.Kind = ResponseInvalid
 		}
@@ -219,7 +219,7 @@ func (p *progress) failure(attempt context.Context, err error) *Error {
 	case !p.wrote.Load():
 		return &Error{Kind: Unreachable, Cause: harmless(err)}
 	default:
-		return &Error{Kind: Lost, Cause: harmless(err)}
+		return &Error{Kind: NoResponse, Cause: harmless(err)}
 	}
 }
 

@@ -81,7 +81,7 @@ func FuzzRateLimitHeaders(f *testing.F) {
 		h := http.Header{}
 		h.Set("X-RateLimit-Reset", reset)
 		h.Set("Retry-After", retryAfter)
-		if wait := waitOf(h, now); wait < time.Millisecond || wait > time.Hour {
+		if wait := retryAfterOf(h, now); wait < time.Millisecond || wait > time.Hour {
 			t.Fatalf("wait %v", wait)
 		}
 	})
@@ -113,7 +113,7 @@ func TestWaitOfA429(t *testing.T) {
 		if c.retryAfter != "" {
 			h.Set("Retry-After", c.retryAfter)
 		}
-		if got := waitOf(h, now); got != c.want {
+		if got := retryAfterOf(h, now); got != c.want {
 			t.Errorf("%s: wait %v, want %v", c.name, got, c.want)
 		}
 	}

@@ -61,5 +61,5 @@ func port(u url.URL) int {
 	return n
 }
 
-// Server is the upstream's host and port.
-func (c *Client) Server() (address string, portNumber int) { return c.base.Hostname(), port(c.base) }
+// Endpoint is the upstream's host and port.
+func (c *Client) Endpoint() (address string, portNumber int) { return c.base.Hostname(), port(c.base) }

@@ -9,11 +9,11 @@ import (
 
 // newClient is upstream.New, without a pace and without an observer unless there is one.
 func newClient(o upstream.Options) (*upstream.Client, error) {
-	if o.Observe == nil {
-		o.Observe = func(context.Context, upstream.Attempt) {}
+	if o.OnAttempt == nil {
+		o.OnAttempt = func(context.Context, upstream.Attempt) {}
 	}
-	if o.Pacer == nil {
-		o.Pacer = unpaced{}
+	if o.RateLimiter == nil {
+		o.RateLimiter = unpaced{}
 	}
 	return upstream.New(o)
 }
@@ -21,6 +21,6 @@ func newClient(o upstream.Options) (*upstream.Client, error) {
 // unpaced sends every request at once.
 type unpaced struct{}
 
-func (unpaced) Permit(context.Context, bool) *upstream.Error { return nil }
-func (unpaced) Learn(context.Context, float64)               {}
-func (unpaced) Pause(context.Context, time.Duration)         {}
+func (unpaced) Wait(context.Context, bool) *upstream.Error { return nil }
+func (unpaced) SetLimit(context.Context, float64)          {}
+func (unpaced) Block(context.Context, time.Duration)       {}

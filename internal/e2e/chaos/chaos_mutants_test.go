@@ -15,12 +15,12 @@ import (
 // mutants are the program with one mistake each, of the kind that one makes.
 var mutants = []struct{ name, file, old, new string }{
 	{
-		"no turns", "internal/state/lua/begin.lua",
-		"if m[3] and not mine then", "if false then",
+		"no turns", "internal/state/lua/acquire.lua",
+		"if m[3] and not is_retry then", "if false then",
 	},
 	{
 		"no hold", "internal/mutation/decide.go",
-		"{answers: answerLost, seen: unreadable | notSeen, decision: decision{hold, none, reason.Unknown}}", "{answers: answerLost, seen: unreadable | notSeen, decision: decision{release, reset, reason.Unknown}}",
+		"{answers: answerLost, seen: unreadable | notSeen, decision: decision{hold, none, apierror.Unknown}}", "{answers: answerLost, seen: unreadable | notSeen, decision: decision{release, reset, apierror.Unknown}}",
 	},
 	{
 		"an answer given again without a look", "internal/mutation/idempotency.go",
@@ -28,7 +28,7 @@ var mutants = []struct{ name, file, old, new string }{
 	},
 	{
 		"a change sent again by itself", "internal/upstream/call.go",
-		"case !r.mutates && (err.Kind == Lost", "case (err.Kind == Lost",
+		"case !r.mutates && (err.Kind == NoResponse", "case (err.Kind == NoResponse",
 	},
 	{
 		"another caller's record", "internal/service/idempotency.go",
@@ -39,7 +39,7 @@ var mutants = []struct{ name, file, old, new string }{
 		"{answers: answerOK, decision: decision{release, completed, ok}}", "{answers: answerOK, decision: decision{release, reset, ok}}",
 	},
 	{
-		"nothing is settled for a replica that died", "internal/state/lua/clock.lua",
+		"nothing is settled for a replica that died", "internal/state/lua/common.lua",
 		"redis.call('HSET', team, 'holder', holder,", "redis.call('HDEL', team, 'change') redis.call('HSET', team, 'holder', holder,",
 	},
 	{
@@ -48,7 +48,7 @@ var mutants = []struct{ name, file, old, new string }{
 	},
 	{
 		"an unknown outcome told as not_applied", "internal/outcome/outcome.go",
-		"{teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_OUTCOME_UNKNOWN, reason.Unknown}", "{teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_OUTCOME_UNKNOWN, reason.NotApplied}",
+		"{teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_OUTCOME_UNKNOWN, apierror.Unknown}", "{teamtokenv1.ErrorReason_ERROR_REASON_UPSTREAM_OUTCOME_UNKNOWN, apierror.NotApplied}",
 	},
 	{
 		"an orphan that is left", "internal/mutation/execute.go",

@@ -16,8 +16,8 @@ import (
 	"google.golang.org/grpc/status"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/apierror"
 	"github.com/teamtoken/teamtoken/internal/e2e/harness"
-	"github.com/teamtoken/teamtoken/internal/reason"
 	"github.com/teamtoken/teamtoken/internal/requestid"
 	"github.com/teamtoken/teamtoken/internal/simulator"
 )
@@ -174,10 +174,10 @@ func runFaults(t *testing.T, f *harness.Server, sim *simulator.Simulator, method
 			continue
 		}
 		switch {
-		case code == codes.DeadlineExceeded && d.Reason == "UPSTREAM_TIMEOUT" && what == string(reason.Unknown): // of any fault, on a slow machine
+		case code == codes.DeadlineExceeded && d.Reason == "UPSTREAM_TIMEOUT" && what == string(apierror.Unknown): // of any fault, on a slow machine
 		case m.err != nil && (d.Reason == "" || d.Outcome == ""):
 			t.Errorf("nothing certain was told: %v", m.err)
-		case code == codes.Unavailable && what != string(reason.NotApplied):
+		case code == codes.Unavailable && what != string(apierror.NotApplied):
 			t.Errorf("UNAVAILABLE, and %s", what)
 		case !slices.Contains(strings.Fields(told), what):
 			t.Errorf("%s, want one of %q: %v", what, told, m.err)

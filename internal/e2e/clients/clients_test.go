@@ -23,8 +23,8 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/apierror"
 	"github.com/teamtoken/teamtoken/internal/e2e/harness"
-	"github.com/teamtoken/teamtoken/internal/reason"
 	"github.com/teamtoken/teamtoken/internal/simulator"
 )
 
@@ -146,7 +146,7 @@ func (l *lossy) answers(client, server net.Conn) {
 func reasonNames() (names []string) {
 	for n := range teamtokenv1.ErrorReason_name {
 		if n != 0 {
-			names = append(names, reason.Name(teamtokenv1.ErrorReason(n)))
+			names = append(names, apierror.Name(teamtokenv1.ErrorReason(n)))
 		}
 	}
 	return names
@@ -159,11 +159,11 @@ type failing struct {
 }
 
 func (failing) GenerateToken(_ context.Context, r *teamtokenv1.GenerateTokenRequest) (*teamtokenv1.GenerateTokenResponse, error) {
-	return nil, (&reason.Error{
+	return nil, (&apierror.Error{
 		Reason:     teamtokenv1.ErrorReason(teamtokenv1.ErrorReason_value["ERROR_REASON_"+r.GetRequestId()]),
-		Outcome:    reason.Outcome(r.GetTeamId()),
+		Outcome:    apierror.Outcome(r.GetTeamId()),
 		RetryAfter: 1500 * time.Millisecond,
-		Violations: []reason.Violation{{Field: "team_id", Description: "is not a team's"}},
+		Violations: []apierror.Violation{{Field: "team_id", Description: "is not a team's"}},
 	}).GRPCStatus().Err()
 }
 

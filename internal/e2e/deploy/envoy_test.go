@@ -20,8 +20,8 @@ import (
 	"google.golang.org/grpc/codes"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/apierror"
 	"github.com/teamtoken/teamtoken/internal/e2e/harness"
-	"github.com/teamtoken/teamtoken/internal/reason"
 	"github.com/teamtoken/teamtoken/internal/simulator"
 )
 
@@ -233,7 +233,7 @@ func TestACallerBehindEnvoyDisturbsNobody(t *testing.T) {
 		} {
 			stream := raw.CallMessage(t, harness.Generate, headers...)
 			got := raw.Outcomes(t, stream)[stream]
-			if d := reason.DetailsOf(got); got.Code() != codes.ResourceExhausted || d.Reason != "INVALID_FIELD" || d.Outcome != "not_applied" {
+			if d := apierror.FromStatus(got); got.Code() != codes.ResourceExhausted || d.Reason != "INVALID_FIELD" || d.Outcome != "not_applied" {
 				t.Errorf("headers, %s: %v, %+v", name, got, d)
 			}
 		}

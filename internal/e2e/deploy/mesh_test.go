@@ -25,8 +25,8 @@ import (
 	"google.golang.org/grpc/status"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/apierror"
 	"github.com/teamtoken/teamtoken/internal/e2e/harness"
-	"github.com/teamtoken/teamtoken/internal/reason"
 	"github.com/teamtoken/teamtoken/internal/simulator"
 	"github.com/teamtoken/teamtoken/internal/state/statetest"
 )
@@ -383,7 +383,7 @@ func (m *mesh) check(t *testing.T, calls []meshCall) {
 		if c.code != codes.OK {
 			told[fmt.Sprintf("%s: %v %s %s", c.what, c.code, c.reason, c.outcome)]++
 			retryable := slices.Contains([]codes.Code{codes.Unavailable, codes.Aborted, codes.ResourceExhausted}, c.code)
-			if !retryable || c.changes && c.outcome != string(reason.NotApplied) || sent[c.id] > 0 && c.changes {
+			if !retryable || c.changes && c.outcome != string(apierror.NotApplied) || sent[c.id] > 0 && c.changes {
 				t.Errorf("%s: %v %s %s, and %d changes were made", c.what, c.code, c.reason, c.outcome, sent[c.id])
 			}
 			continue

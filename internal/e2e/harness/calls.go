@@ -23,8 +23,8 @@ import (
 	"google.golang.org/protobuf/types/dynamicpb"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/apierror"
 	"github.com/teamtoken/teamtoken/internal/audit"
-	"github.com/teamtoken/teamtoken/internal/reason"
 	"github.com/teamtoken/teamtoken/internal/requestid"
 	"github.com/teamtoken/teamtoken/internal/secret"
 	"github.com/teamtoken/teamtoken/internal/simulator"
@@ -102,7 +102,7 @@ func (c *Client) Call(t *testing.T, surface string, method protoreflect.MethodDe
 	ctx, cancel := context.WithTimeout(metadata.NewOutgoingContext(t.Context(), md), Patience)
 	defer cancel()
 	err := c.conn.Invoke(ctx, fmt.Sprintf("/%s/%s", method.Parent().FullName(), method.Name()), in, out)
-	d := reason.DetailsOf(status.Convert(err))
+	d := apierror.FromStatus(status.Convert(err))
 	return c.answer(t, id, before, Answered{Code: status.Code(err).String(), Reason: d.Reason, Outcome: d.Outcome})
 }
 
@@ -255,7 +255,7 @@ func EventsOf(f *Server, id string) (lines []audit.Record, events string) {
 }
 
 // Details are what an error over gRPC tells besides its code.
-func Details(err error) reason.Details { return reason.DetailsOf(status.Convert(err)) }
+func Details(err error) apierror.Details { return apierror.FromStatus(status.Convert(err)) }
 
 // Posts is how many POST requests the upstream got.
 func Posts(sim *simulator.Simulator) int {

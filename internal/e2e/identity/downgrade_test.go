@@ -20,8 +20,8 @@ import (
 	"google.golang.org/grpc/status"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/apierror"
 	"github.com/teamtoken/teamtoken/internal/e2e/harness"
-	"github.com/teamtoken/teamtoken/internal/reason"
 	"github.com/teamtoken/teamtoken/internal/simulator"
 )
 
@@ -160,7 +160,7 @@ func TestUpstreamDowngrade(t *testing.T) {
 			s.Env = append(s.Env, "TFE_CA_FILE="+a.CAFile)
 			f := harness.Start(t, s)
 			_, err := f.Client.GenerateToken(t.Context(), &teamtokenv1.GenerateTokenRequest{TeamId: simulator.SeedTeam})
-			d := reason.DetailsOf(status.Convert(err))
+			d := apierror.FromStatus(status.Convert(err))
 			if row.want != (err == nil) || !row.want && (status.Code(err) != codes.Unavailable || d.Reason != "UPSTREAM_UNREACHABLE" || d.Outcome != "not_applied") {
 				t.Error(err)
 			}

@@ -23,8 +23,8 @@ import (
 	"google.golang.org/grpc/status"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/apierror"
 	"github.com/teamtoken/teamtoken/internal/e2e/harness"
-	"github.com/teamtoken/teamtoken/internal/reason"
 	"github.com/teamtoken/teamtoken/internal/secret"
 	"github.com/teamtoken/teamtoken/internal/simulator"
 )
@@ -288,7 +288,7 @@ func (r *rotation) prove(t *testing.T, setting string, old, next *era) {
 			t.Errorf("whom the new policy allows: %v, %v", grpc, rest)
 		}
 		grpc, rest := r.try(t, r.as(t, holder, old.guest()), secret.Text{})
-		if reason.DetailsOf(status.Convert(grpc)).Reason != "CALLER_NOT_ALLOWED" || rest == nil || !strings.HasPrefix(rest.Error(), "403") {
+		if apierror.FromStatus(status.Convert(grpc)).Reason != "CALLER_NOT_ALLOWED" || rest == nil || !strings.HasPrefix(rest.Error(), "403") {
 			t.Errorf("whom the old policy allowed: %v, %v", grpc, rest)
 		}
 	case harness.Credential:
@@ -386,7 +386,7 @@ func testRotation(t *testing.T, kubernetes bool) {
 	upstream.CloseClientConnections()
 	call, disconnect := r.connect(t, r.trusted, false, simulator.SeedTeam)
 	defer disconnect()
-	if err := call(true, *r.bearer.Load()); reason.DetailsOf(status.Convert(err)).Reason != "UPSTREAM_UNREACHABLE" {
+	if err := call(true, *r.bearer.Load()); apierror.FromStatus(status.Convert(err)).Reason != "UPSTREAM_UNREACHABLE" {
 		t.Errorf("an upstream whose CA is trusted no more: %v", err)
 	}
 }
@@ -626,7 +626,7 @@ func TestPolicyReload(t *testing.T) {
 			switch {
 			case err == nil && resp.StatusCode == http.StatusOK:
 				return true
-			case reason.DetailsOf(status.Convert(err)).Reason != "CALLER_NOT_ALLOWED" || harness.ErrorsOf(t, resp).Code != "CALLER_NOT_ALLOWED":
+			case apierror.FromStatus(status.Convert(err)).Reason != "CALLER_NOT_ALLOWED" || harness.ErrorsOf(t, resp).Code != "CALLER_NOT_ALLOWED":
 				t.Errorf("%s: %v, %s", who, err, resp.Status)
 			case len(sim.Requests()) != sent:
 				t.Errorf("what %s may not do went upstream", who)

@@ -24,8 +24,8 @@ import (
 	"google.golang.org/grpc/status"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/apierror"
 	"github.com/teamtoken/teamtoken/internal/e2e/harness"
-	"github.com/teamtoken/teamtoken/internal/reason"
 	"github.com/teamtoken/teamtoken/internal/simulator"
 )
 
@@ -89,7 +89,7 @@ func TestCallsPerCaller(t *testing.T) {
 		}, "not_applied"},
 	} {
 		err := c.call()
-		d := reason.DetailsOf(status.Convert(err))
+		d := apierror.FromStatus(status.Convert(err))
 		if status.Code(err) != codes.ResourceExhausted || d.Reason != "CALLER_QUOTA_EXCEEDED" || d.Outcome != c.outcome || d.RetryAfter != time.Second {
 			t.Errorf("%s over the cap: %v, %+v", c.name, err, d)
 		}
@@ -268,7 +268,7 @@ func TestLongHeaders(t *testing.T) {
 				long := raw.CallMessage(t, harness.Generate, headers...)
 				after := raw.Call(t, http.MethodPost, harness.Get, me...)
 				got := raw.Outcomes(t, before, long, after)
-				d := reason.DetailsOf(got[long])
+				d := apierror.FromStatus(got[long])
 				if got[long].Code() != codes.ResourceExhausted || d.Reason != "INVALID_FIELD" || d.Outcome != "not_applied" {
 					t.Errorf("it is answered %v, %+v", got[long], d)
 				}
@@ -570,7 +570,7 @@ func TestCallsOfACallerWhoLeaves(t *testing.T) {
 		_, err := f.Client.GetToken(harness.As(t.Context(), sim.UserToken()), &teamtokenv1.GetTokenRequest{TeamId: simulator.SeedTeam})
 		return err
 	}
-	if err := read(); reason.DetailsOf(status.Convert(err)).Reason != "CALLER_QUOTA_EXCEEDED" {
+	if err := read(); apierror.FromStatus(status.Convert(err)).Reason != "CALLER_QUOTA_EXCEEDED" {
 		t.Errorf("with two of his changes under way: %v", err)
 	}
 	close(release)

@@ -30,9 +30,9 @@ import (
 	"google.golang.org/grpc/status"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/apierror"
 	"github.com/teamtoken/teamtoken/internal/audit"
 	"github.com/teamtoken/teamtoken/internal/e2e/harness"
-	"github.com/teamtoken/teamtoken/internal/reason"
 	"github.com/teamtoken/teamtoken/internal/secret"
 	"github.com/teamtoken/teamtoken/internal/simulator"
 )
@@ -149,7 +149,7 @@ func unaudited(t *testing.T, f *harness.Server, sim *simulator.Simulator) {
 		}, ""},
 	} {
 		err := c.call()
-		d := reason.DetailsOf(status.Convert(err))
+		d := apierror.FromStatus(status.Convert(err))
 		if status.Code(err) != codes.Unavailable || d.Reason != "AUDIT_UNAVAILABLE" || d.Outcome != c.outcome {
 			t.Errorf("%s that cannot be written down: %v, %+v", name, err, d)
 		}
@@ -419,7 +419,7 @@ func TestAuditIsBlocked(t *testing.T) {
 			break
 		}
 	}
-	if reason.DetailsOf(status.Convert(err)).Reason != "AUDIT_UNAVAILABLE" {
+	if apierror.FromStatus(status.Convert(err)).Reason != "AUDIT_UNAVAILABLE" {
 		t.Fatalf("a call that cannot be written down: %v", err)
 	}
 	ready(t, f, false)
@@ -427,7 +427,7 @@ func TestAuditIsBlocked(t *testing.T) {
 	var calls sync.WaitGroup
 	for i := range 20 {
 		calls.Go(func() {
-			if err := call(fmt.Sprintf("blocked-%d", i)); reason.DetailsOf(status.Convert(err)).Reason != "AUDIT_UNAVAILABLE" {
+			if err := call(fmt.Sprintf("blocked-%d", i)); apierror.FromStatus(status.Convert(err)).Reason != "AUDIT_UNAVAILABLE" {
 				t.Errorf("one of many that cannot: %v", err)
 			}
 		})
@@ -643,7 +643,7 @@ func TestAuditOfRefusals(t *testing.T) {
 			t.Fatal(err)
 		}
 		err = stream.RecvMsg(&teamtokenv1.GenerateTokenResponse{})
-		if got := reason.DetailsOf(status.Convert(err)).Reason; got != "SHUTTING_DOWN" {
+		if got := apierror.FromStatus(status.Convert(err)).Reason; got != "SHUTTING_DOWN" {
 			t.Fatalf("%v", err)
 		}
 		check(t, "stop-grpc", audit.Record{Surface: "grpc", Method: "GenerateToken", Code: "Unavailable", Reason: "SHUTTING_DOWN"})

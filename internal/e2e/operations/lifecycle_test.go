@@ -21,8 +21,8 @@ import (
 	"google.golang.org/grpc/status"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/apierror"
 	"github.com/teamtoken/teamtoken/internal/e2e/harness"
-	"github.com/teamtoken/teamtoken/internal/reason"
 	"github.com/teamtoken/teamtoken/internal/simulator"
 )
 
@@ -200,7 +200,7 @@ func TestShutdown(t *testing.T) {
 	for range 20 {
 		for _, conn := range []teamtokenv1.TeamTokenServiceClient{teamtokenv1.NewTeamTokenServiceClient(late), f.Client} {
 			_, err := conn.GenerateToken(t.Context(), &teamtokenv1.GenerateTokenRequest{TeamId: simulator.SeedTeam})
-			d := reason.DetailsOf(status.Convert(err))
+			d := apierror.FromStatus(status.Convert(err))
 			if status.Code(err) != codes.Unavailable || d.Reason != "" && (d.Reason != "SHUTTING_DOWN" || d.Outcome != "not_applied") {
 				t.Errorf("a new call is refused: %v", err)
 			}

@@ -16,8 +16,8 @@ import (
 	"google.golang.org/grpc/status"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/apierror"
 	"github.com/teamtoken/teamtoken/internal/e2e/harness"
-	"github.com/teamtoken/teamtoken/internal/reason"
 	"github.com/teamtoken/teamtoken/internal/simulator"
 )
 
@@ -99,7 +99,7 @@ func TestUpstreamThatBreaksHTTP(t *testing.T) {
 				"TEAMTOKEN_UPSTREAM_TIMEOUT=5s", "TEAMTOKEN_REQUEST_TIMEOUT=5s",
 			}})
 			_, err := f.Client.GenerateToken(context.Background(), harness.Asking(""))
-			if d := reason.DetailsOf(status.Convert(err)); status.Code(err) != c.code || d.Outcome != c.outcome {
+			if d := apierror.FromStatus(status.Convert(err)); status.Code(err) != c.code || d.Outcome != c.outcome {
 				t.Errorf("%v, outcome %q, want %v, %q", err, d.Outcome, c.code, c.outcome)
 			}
 			f.Stop(t, harness.Patience)
@@ -126,7 +126,7 @@ func TestReplayThatCannotBeChecked(t *testing.T) {
 	}
 	sim.Inject(simulator.Fault{Method: http.MethodGet, Status: http.StatusServiceUnavailable, Times: -1})
 	_, err := f.Client.GenerateToken(t.Context(), harness.Asking("once"))
-	if d := reason.DetailsOf(status.Convert(err)); status.Code(err) != codes.Unknown || d.Outcome != "applied_undelivered" {
+	if d := apierror.FromStatus(status.Convert(err)); status.Code(err) != codes.Unknown || d.Outcome != "applied_undelivered" {
 		t.Errorf("%v, outcome %q", err, d.Outcome)
 	}
 	sim.Reset()

@@ -21,8 +21,8 @@ import (
 	"google.golang.org/grpc/codes"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/apierror"
 	"github.com/teamtoken/teamtoken/internal/e2e/harness"
-	"github.com/teamtoken/teamtoken/internal/reason"
 	"github.com/teamtoken/teamtoken/internal/simulator"
 )
 
@@ -138,7 +138,7 @@ func TestAPIPage(t *testing.T) {
 	}
 }
 
-// The page's table of errors is internal/reason's, and the contract's, and its
+// The page's table of errors is internal/apierror's, and the contract's, and its
 // outcomes are those of the cases in parity.yaml.
 func TestAPIPageErrors(t *testing.T) {
 	t.Parallel()
@@ -172,20 +172,20 @@ func TestAPIPageErrors(t *testing.T) {
 	}
 	for number := range teamtokenv1.ErrorReason_name {
 		r := teamtokenv1.ErrorReason(number)
-		name := reason.Name(r)
+		name := apierror.Name(r)
 		if number == 0 {
 			continue
 		}
 		is := told[name]
 		delete(told, name)
 		var code codes.Code
-		if code.UnmarshalJSON([]byte(strconv.Quote(is.code))) != nil || code != (&reason.Error{Reason: r}).GRPCStatus().Code() {
-			t.Errorf("%s: code %q is not internal/reason's", name, is.code)
+		if code.UnmarshalJSON([]byte(strconv.Quote(is.code))) != nil || code != (&apierror.Error{Reason: r}).GRPCStatus().Code() {
+			t.Errorf("%s: code %q is not internal/apierror's", name, is.code)
 		}
 		if is.code != contract[name] {
 			t.Errorf("%s: code %q, and %q in error_reason.proto", name, is.code, contract[name])
 		}
-		if status, _ := reason.HTTPStatus(name); is.http != strconv.Itoa(status) {
+		if status, _ := apierror.HTTPStatus(name); is.http != strconv.Itoa(status) {
 			t.Errorf("%s: HTTP status %q, want %d", name, is.http, status)
 		}
 		want := map[string]bool{is.outcome: true}

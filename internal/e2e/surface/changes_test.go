@@ -12,8 +12,8 @@ import (
 	"google.golang.org/grpc/status"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/apierror"
 	"github.com/teamtoken/teamtoken/internal/e2e/harness"
-	"github.com/teamtoken/teamtoken/internal/reason"
 	"github.com/teamtoken/teamtoken/internal/simulator"
 )
 
@@ -37,7 +37,7 @@ func TestTeamBusy(t *testing.T) {
 	_, err := f.Client.DeleteToken(ctx, &teamtokenv1.DeleteTokenRequest{
 		TeamId: simulator.SeedTeam, ExpectedTokenId: "at-0000000000000000",
 	})
-	d := reason.DetailsOf(status.Convert(err))
+	d := apierror.FromStatus(status.Convert(err))
 	if status.Code(err) != codes.Aborted || d.Reason != "TEAM_BUSY" || d.Outcome != "not_applied" || d.RetryAfter <= 0 {
 		t.Errorf("%v, %+v", err, d)
 	}
@@ -98,7 +98,7 @@ func TestOneExpectedTokenIsOneChange(t *testing.T) {
 			_, err := f.Client.GenerateToken(context.Background(), req)
 			mu.Lock()
 			defer mu.Unlock()
-			seen[reason.DetailsOf(status.Convert(err)).Reason]++
+			seen[apierror.FromStatus(status.Convert(err)).Reason]++
 		})
 	}
 	calls.Wait()

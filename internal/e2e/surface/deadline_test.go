@@ -11,9 +11,9 @@ import (
 	"google.golang.org/grpc/codes"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/apierror"
 	"github.com/teamtoken/teamtoken/internal/audit"
 	"github.com/teamtoken/teamtoken/internal/e2e/harness"
-	"github.com/teamtoken/teamtoken/internal/reason"
 	"github.com/teamtoken/teamtoken/internal/requestid"
 	"github.com/teamtoken/teamtoken/internal/secret"
 	"github.com/teamtoken/teamtoken/internal/simulator"
@@ -63,7 +63,7 @@ func (c tooLate) check(t *testing.T, f *harness.Server, sim *simulator.Simulator
 						r.Headers = append(r.Headers, h[0]+": "+h[1])
 					}
 					resp, body := f.SendREST(t, r)
-					if status, _ := reason.HTTPStatus(c.reason); resp.StatusCode != status || !strings.Contains(string(body), c.reason) || m.mutates && !strings.Contains(string(body), want) {
+					if status, _ := apierror.HTTPStatus(c.reason); resp.StatusCode != status || !strings.Contains(string(body), c.reason) || m.mutates && !strings.Contains(string(body), want) {
 						t.Errorf("%s: %s", resp.Status, body)
 					}
 				} else {
@@ -75,7 +75,7 @@ func (c tooLate) check(t *testing.T, f *harness.Server, sim *simulator.Simulator
 					stream := raw.Open(t, m.full, flat...)
 					_ = raw.WriteData(stream, true, harness.Frame(nil)) // the stream may have ended
 					got := raw.Outcomes(t, stream)[stream]
-					d := reason.DetailsOf(got)
+					d := apierror.FromStatus(got)
 					// grpc-go answers or resets by itself once the time is over: its client knows.
 					byItself := d.Reason == "" && (got.Code() == codes.Canceled || got.Code() == codes.DeadlineExceeded)
 					if !byItself && (got.Code() != c.code || d.Reason != c.reason || d.Outcome != want) {

@@ -19,8 +19,8 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/apierror"
 	"github.com/teamtoken/teamtoken/internal/e2e/harness"
-	"github.com/teamtoken/teamtoken/internal/reason"
 	"github.com/teamtoken/teamtoken/internal/simulator"
 	"github.com/teamtoken/teamtoken/internal/upstream"
 )
@@ -75,7 +75,7 @@ func (c restCase) run(t *testing.T, f *harness.Server) {
 		if e.Meta.RequestID == "" || e.Meta.RequestID != resp.Header.Get("X-Request-Id") {
 			t.Errorf("the request id is not that of the header: %s", body)
 		}
-		if e.Meta.Outcome != "" && e.Meta.Outcome != string(reason.NotApplied) {
+		if e.Meta.Outcome != "" && e.Meta.Outcome != string(apierror.NotApplied) {
 			t.Errorf("outcome %q", e.Meta.Outcome)
 		}
 	}
@@ -95,7 +95,7 @@ type grpcCase struct {
 func (c grpcCase) run(t *testing.T, f *harness.Server, client *http.Client) {
 	t.Helper()
 	st := f.SendGRPC(t, client, c.method, c.headers, harness.Frame(c.message))
-	d := reason.DetailsOf(st)
+	d := apierror.FromStatus(st)
 	if st.Code() != c.code || d.Reason != c.reason || st.Message() == "" {
 		t.Fatalf("%v %q: %s; want %v %q", st.Code(), d.Reason, st.Message(), c.code, c.reason)
 	}
@@ -108,7 +108,7 @@ func (c grpcCase) run(t *testing.T, f *harness.Server, client *http.Client) {
 	if c.reason == harness.InvalidField && len(d.Violations) == 0 {
 		t.Error("no field is named")
 	}
-	if want := map[bool]string{false: string(reason.NotApplied)}[slices.Contains([]string{harness.Get, harness.GetByID, harness.List}, c.method)]; d.Outcome != want {
+	if want := map[bool]string{false: string(apierror.NotApplied)}[slices.Contains([]string{harness.Get, harness.GetByID, harness.List}, c.method)]; d.Outcome != want {
 		t.Errorf("outcome %q, want %q", d.Outcome, want)
 	}
 }

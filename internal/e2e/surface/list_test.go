@@ -20,8 +20,8 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/apierror"
 	"github.com/teamtoken/teamtoken/internal/e2e/harness"
-	"github.com/teamtoken/teamtoken/internal/reason"
 	"github.com/teamtoken/teamtoken/internal/secret"
 	"github.com/teamtoken/teamtoken/internal/simulator"
 )
@@ -386,7 +386,7 @@ func TestListPages(t *testing.T) {
 			if want == codes.OK {
 				continue
 			}
-			if d := reason.DetailsOf(status.Convert(err)); len(d.Violations) != 1 || d.Violations[0].GetField() != "page_token" {
+			if d := apierror.FromStatus(status.Convert(err)); len(d.Violations) != 1 || d.Violations[0].GetField() != "page_token" {
 				t.Errorf("page_size %d: %v", size, d)
 			}
 			if n := len(sim.Requests()); n != 0 {
@@ -442,7 +442,7 @@ type issued struct {
 func issues(t *testing.T, f *harness.Server) map[string]func(at *time.Time) issued {
 	t.Helper()
 	overGRPC := func(token *teamtokenv1.TeamToken, err error) issued {
-		d := reason.DetailsOf(status.Convert(err))
+		d := apierror.FromStatus(status.Convert(err))
 		return issued{token.GetExpiredAt().AsTime(), d.Reason, d.Outcome}
 	}
 	timestamp := func(at *time.Time) *timestamppb.Timestamp {

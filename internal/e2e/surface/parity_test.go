@@ -24,8 +24,8 @@ import (
 	"google.golang.org/protobuf/types/dynamicpb"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
+	"github.com/teamtoken/teamtoken/internal/apierror"
 	"github.com/teamtoken/teamtoken/internal/e2e/harness"
-	"github.com/teamtoken/teamtoken/internal/reason"
 	"github.com/teamtoken/teamtoken/internal/simulator"
 )
 
@@ -190,14 +190,14 @@ func grpcCall(f *harness.Server, ctx context.Context, sim *simulator.Simulator, 
 	var trailer metadata.MD
 	err := f.Conn.Invoke(ctx, "/teamtoken.v1.TeamTokenService/"+c.RPC, req, resp, grpc.Trailer(&trailer))
 	st := status.Convert(err)
-	d := reason.DetailsOf(st)
+	d := apierror.FromStatus(st)
 	got := outcome{Code: st.Code().String(), Reason: d.Reason, Outcome: d.Outcome}
 	if d.RetryAfter > 0 {
 		got.RetryAfter = strconv.Itoa(int((d.RetryAfter + time.Second - 1) / time.Second))
 	}
 	// Blind retries are forbidden unless nothing was changed, and then they are not.
 	forbidden := len(trailer.Get("grpc-retry-pushback-ms")) == 1
-	if forbidden != (d.Outcome != "" && d.Outcome != string(reason.NotApplied)) {
+	if forbidden != (d.Outcome != "" && d.Outcome != string(apierror.NotApplied)) {
 		got.Reason += ", and the pushback is wrong"
 	}
 	if len(trailer.Get("x-request-id")) != 1 || st.Code() != codes.OK && d.RequestID != trailer.Get("x-request-id")[0] {
@@ -270,7 +270,7 @@ func TestParityIsComplete(t *testing.T) {
 		seen[c.Want.Reason] = true
 	}
 	for number := range teamtokenv1.ErrorReason_name {
-		if r := teamtokenv1.ErrorReason(number); number != 0 && !seen[reason.Name(r)] && elsewhere[reason.Name(r)] == "" {
+		if r := teamtokenv1.ErrorReason(number); number != 0 && !seen[apierror.Name(r)] && elsewhere[apierror.Name(r)] == "" {
 			t.Errorf("%v has no case", r)
 		}
 	}

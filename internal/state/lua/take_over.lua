@@ -11,4 +11,4 @@ if not m[3] or m[3] == '' then
   return {''}
 end
 if m[1] and num(m[2], 0) > now or not m[1] and num(m[4], 0) > now then return {''} end
-return settle(KEYS[1], KEYS[2], ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]))
+return take_over(KEYS[1], KEYS[2], ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]))

@@ -1,7 +1,7 @@
-// Package reference serves what the users of the REST surface read: its OpenAPI
+// Package apidocs serves what the users of the REST surface read: its OpenAPI
 // document, and a page of it. Both are the same for everybody, ask nothing of the
 // service, and need nothing from anywhere else.
-package reference
+package apidocs
 
 import (
 	_ "embed"

@@ -1,4 +1,4 @@
-package budget
+package ratelimit
 
 import (
 	"time"
@@ -7,15 +7,15 @@ import (
 )
 
 // bucket is what this replica knows of one credential's rate. What follows users is
-// guarded by the Budget.
+// guarded by the Limiter.
 type bucket struct {
-	queue *fairqueue.Lock // whoever holds it asks for room
+	queue *fairqueue.Lock // whoever holds it asks for a slot
 	users int
 
-	accepted bool          // by the upstream, once at least
-	learned  time.Duration // between two requests, by the upstream's own limit; 0 if that is not lower than the rate
-	paused   time.Time     // by what the upstream told this replica
-	local    time.Time     // of the next request, while the state can't be asked
+	accepted     bool          // by the upstream, once at least
+	learned      time.Duration // between two requests, by the upstream's own limit; 0 if that is not lower than the rate
+	blockedUntil time.Time     // by what the upstream told this replica
+	nextLocal    time.Time     // of the next request, while the state can't be asked
 }
 
 // The classes of a bucket's queue, with their weights: while both wait, three
@@ -58,7 +58,7 @@ func (b *buckets) get(name string, now time.Time) *bucket {
 		b.byName, b.sweep = make(map[string]*bucket), sweepEvery
 	}
 	if len(b.byName) >= b.sweep {
-		b.drop(func(x *bucket) bool { return x.learned == 0 && now.After(x.paused) && now.After(x.local) })
+		b.drop(func(x *bucket) bool { return x.learned == 0 && now.After(x.blockedUntil) && now.After(x.nextLocal) })
 		if len(b.byName) >= maxBuckets {
 			b.drop(func(*bucket) bool { return len(b.byName) > maxBuckets-2*sweepEvery })
 		}

@@ -43,12 +43,12 @@ local function drop(team, unsettled, held, name, hold, record)
   redis.call('ZREM', held, name)
 end
 
--- settle gives the lock of a team to who settles what was begun there.
-local function settle(team, unsettled, name, holder, lease, hold)
+-- take_over gives the lock of a team to who settles what was begun there.
+local function take_over(team, unsettled, name, owner, lease, hold)
   local m = redis.call('HMGET', team, 'until', 'change', 'hold', 'epoch', 'known', 'by', 'known_by')
   local epoch = math.max(num(m[4], 0) + 1, us)
   local ends = num(m[3], num(m[1], now) + hold)
-  redis.call('HSET', team, 'holder', holder, 'until', n(now + lease), 'epoch', n(epoch), 'hold', n(ends))
+  redis.call('HSET', team, 'holder', owner, 'until', n(now + lease), 'epoch', n(epoch), 'hold', n(ends))
   redis.call('ZADD', unsettled, n(now + lease), name)
   return {'unsettle', n(epoch), short(m[2]), short(m[6]) or '', n(now), n(ends), short(m[5]) or '', short(m[7]) or ''}
 end

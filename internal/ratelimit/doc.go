@@ -1,4 +1,4 @@
-// Package budget keeps all that the replicas ask of the upstream within a rate,
+// Package ratelimit keeps all that the replicas ask of the upstream within a rate,
 // and shares it out fairly among those who call.
 //
 // Its promises:
@@ -11,10 +11,10 @@
 //   - A call waits no longer than until its deadline, and is then told how long the
 //     wait would have been, and whether its own calls, those of all callers or the
 //     upstream's own limit kept it waiting.
-//   - A budget is one credential's, since the upstream counts by whose it is. What the
+//   - A limit is one credential's, since the upstream counts by whose it is. What the
 //     upstream says of its limit with a good answer is believed of that credential,
 //     from 1 a second up to the rate that is set, until it says something else. After
 //     a 429 nobody asks with that credential before the time that it named, a minute
 //     at the most.
 //   - Memory is bounded, whatever credentials callers make up.
-package budget
+package ratelimit

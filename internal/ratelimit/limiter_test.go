@@ -1,4 +1,4 @@
-package budget_test
+package ratelimit_test
 
 import (
 	"context"
@@ -15,9 +15,9 @@ import (
 
 	"go.uber.org/goleak"
 
-	"github.com/teamtoken/teamtoken/internal/budget"
 	"github.com/teamtoken/teamtoken/internal/caller"
 	"github.com/teamtoken/teamtoken/internal/calls"
+	"github.com/teamtoken/teamtoken/internal/ratelimit"
 	"github.com/teamtoken/teamtoken/internal/secret"
 	"github.com/teamtoken/teamtoken/internal/state"
 	"github.com/teamtoken/teamtoken/internal/upstream"
@@ -25,11 +25,11 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func open(perSecond float64, store state.Store) *budget.Budget {
+func open(perSecond float64, store state.Store) *ratelimit.Limiter {
 	if store == nil {
 		store = state.NewMemory(state.NewTTLs(time.Second))
 	}
-	return budget.New(perSecond, store, slog.New(slog.DiscardHandler), nil)
+	return ratelimit.New(perSecond, store, slog.New(slog.DiscardHandler), nil)
 }
 
 func by(ctx context.Context, id string) context.Context {
@@ -46,14 +46,14 @@ func TestOrder(t *testing.T) {
 	b := open(100, nil)
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	pass, _ := b.Enter(ctx, true) // keeps all others waiting
+	pass, _ := b.Enqueue(ctx, true) // keeps all others waiting
 	var mu sync.Mutex
 	var order []string
 	var all sync.WaitGroup
 	queue := func(name, id string, mutates bool) {
-		waiting := b.Queue()
+		waiting := b.QueueLen()
 		all.Go(func() {
-			p, err := b.Enter(by(ctx, id), mutates)
+			p, err := b.Enqueue(by(ctx, id), mutates)
 			if err != nil {
 				t.Error(err)
 				return
@@ -61,9 +61,9 @@ func TestOrder(t *testing.T) {
 			mu.Lock()
 			order = append(order, name)
 			mu.Unlock()
-			b.Leave(p, 0)
+			b.Abort(p, 0)
 		})
-		for b.Queue() == waiting {
+		for b.QueueLen() == waiting {
 			time.Sleep(time.Millisecond) // until it stands in line
 		}
 	}
@@ -74,7 +74,7 @@ func TestOrder(t *testing.T) {
 	queue("modest 1", "modest", true)
 	queue("read 2", "reader", false)
 	queue("modest 2", "modest", true)
-	b.Leave(pass, 0)
+	b.Abort(pass, 0)
 	all.Wait()
 	want := []string{"greedy 1", "modest 1", "read 1", "greedy 2", "modest 2", "greedy 3", "read 2"}
 	if !slices.Equal(order, want) {
@@ -92,31 +92,31 @@ func TestWhoseLimit(t *testing.T) {
 		want          upstream.Kind
 	}{
 		{"calls of another caller", by(t.Context(), "greedy"), by(t.Context(), "modest"), false, upstream.Exhausted},
-		{"its own calls", by(t.Context(), "greedy"), by(t.Context(), "greedy"), false, upstream.Throttled},
+		{"its own calls", by(t.Context(), "greedy"), by(t.Context(), "greedy"), false, upstream.LocallyRateLimited},
 		{"nobody knows whose", t.Context(), t.Context(), false, upstream.Exhausted},
-		{"its own credential's", by(credential, "a"), by(credential, "b"), false, upstream.Throttled},
+		{"its own credential's", by(credential, "a"), by(credential, "b"), false, upstream.LocallyRateLimited},
 		{"the upstream's", by(t.Context(), "greedy"), by(t.Context(), "greedy"), true, upstream.RateLimited},
 	} {
 		for _, mutates := range []bool{false, true} {
 			b := open(10, nil)
-			pass, err := b.Enter(row.holder, mutates)
+			pass, err := b.Enqueue(row.holder, mutates)
 			if err != nil {
 				t.Fatal(err)
 			}
 			if row.paused {
-				b.Pause(row.holder, 30*time.Second)
+				b.Block(row.holder, 30*time.Second)
 			}
 			ctx, cancel := context.WithTimeout(row.asker, time.Minute)
 			go func() {
-				for b.Queue() == 0 {
+				for b.QueueLen() == 0 {
 					time.Sleep(time.Millisecond) // until it stands in line
 				}
 				cancel()
 			}()
-			if _, err = b.Enter(ctx, mutates); err == nil || err.Wait <= 0 || err.Kind != row.want {
+			if _, err = b.Enqueue(ctx, mutates); err == nil || err.RetryAfter <= 0 || err.Kind != row.want {
 				t.Errorf("%s, mutates %v: %+v, want %v", row.name, mutates, err, row.want)
 			}
-			b.Leave(pass, 0)
+			b.Abort(pass, 0)
 		}
 	}
 }
@@ -125,35 +125,35 @@ func TestWhoseLimit(t *testing.T) {
 func TestNoTime(t *testing.T) {
 	b := open(1, nil)
 	for range 2 { // at once, after a pause
-		if err := b.Permit(t.Context(), true); err != nil {
+		if err := b.Wait(t.Context(), true); err != nil {
 			t.Fatal(err)
 		}
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	err := b.Permit(ctx, true)
-	if err == nil || err.Kind != upstream.Exhausted || err.Wait <= 0 {
+	err := b.Wait(ctx, true)
+	if err == nil || err.Kind != upstream.Exhausted || err.RetryAfter <= 0 {
 		t.Fatalf("%+v", err)
 	}
 	var reserved atomic.Bool
 	reserved.Store(true)
-	if err := b.Permit(upstream.WithSend(ctx, upstream.Send{Reserved: &reserved}), true); err != nil || reserved.Load() {
+	if err := b.Wait(upstream.WithSend(ctx, upstream.Send{Reserved: &reserved}), true); err != nil || reserved.Load() {
 		t.Errorf("there was room for it already: %v", err)
 	}
 }
 
 // After a 429 nobody asks before its time, and all are told that it is the
 // upstream's limit.
-func TestPause(t *testing.T) {
+func TestBlock(t *testing.T) {
 	b := open(1000, nil)
-	b.Pause(t.Context(), 30*time.Second)
+	b.Block(t.Context(), 30*time.Second)
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if err := b.Permit(ctx, false); err == nil || err.Kind != upstream.RateLimited || err.Wait < 20*time.Second {
+	if err := b.Wait(ctx, false); err == nil || err.Kind != upstream.RateLimited || err.RetryAfter < 20*time.Second {
 		t.Errorf("%+v", err)
 	}
 	other := withCredential(ctx, secret.New("another user's"))
-	if err := b.Permit(other, false); err != nil {
+	if err := b.Wait(other, false); err != nil {
 		t.Errorf("another user has his own limit: %v", err)
 	}
 }
@@ -192,16 +192,16 @@ func TestLearn(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			b := open(27, nil)
 			for _, s := range row.said {
-				b.Learn(s.of, s.limit)
+				b.SetLimit(s.of, s.limit)
 			}
 			if got := b.Rate(); got != row.rate {
 				t.Errorf("%v requests in a second, want %v", got, row.rate)
 			}
-			p, err := b.Enter(service, false)
+			p, err := b.Enqueue(service, false)
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer b.Leave(p, 0)
+			defer b.Abort(p, 0)
 			if got := float64(time.Second) / float64(p.Slot.Interval); math.Abs(got-row.rate) > 0.01 {
 				t.Errorf("a request is paced as if %v went in a second, want %v", got, row.rate)
 			}
@@ -212,10 +212,10 @@ func TestLearn(t *testing.T) {
 // Without a rate nothing is learnt: the operator wants none.
 func TestLearnWithoutARate(t *testing.T) {
 	b := open(0, nil)
-	b.Learn(t.Context(), 1)
-	b.Pause(t.Context(), time.Hour)
-	if err := b.Permit(t.Context(), true); err != nil || b.Rate() != 0 || b.Paused() != 0 {
-		t.Errorf("%v, %v requests in a second, paused for %v", err, b.Rate(), b.Paused())
+	b.SetLimit(t.Context(), 1)
+	b.Block(t.Context(), time.Hour)
+	if err := b.Wait(t.Context(), true); err != nil || b.Rate() != 0 || b.Blocked() != 0 {
+		t.Errorf("%v, %v requests in a second, paused for %v", err, b.Rate(), b.Blocked())
 	}
 }
 
@@ -234,12 +234,12 @@ func TestMemoryIsBounded(t *testing.T) {
 	for _, row := range []struct {
 		name  string
 		store state.Store
-		then  func(b *budget.Budget, ctx context.Context)
+		then  func(b *ratelimit.Limiter, ctx context.Context)
 	}{
-		{"a request", nil, func(*budget.Budget, context.Context) {}},
-		{"a limit", nil, func(b *budget.Budget, ctx context.Context) { b.Learn(ctx, 5) }},
-		{"a 429", nil, func(b *budget.Budget, ctx context.Context) { b.Pause(ctx, time.Hour) }},
-		{"a request, without the state", away, func(*budget.Budget, context.Context) {}},
+		{"a request", nil, func(*ratelimit.Limiter, context.Context) {}},
+		{"a limit", nil, func(b *ratelimit.Limiter, ctx context.Context) { b.SetLimit(ctx, 5) }},
+		{"a 429", nil, func(b *ratelimit.Limiter, ctx context.Context) { b.Block(ctx, time.Hour) }},
+		{"a request, without the state", away, func(*ratelimit.Limiter, context.Context) {}},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			n := n
@@ -250,7 +250,7 @@ func TestMemoryIsBounded(t *testing.T) {
 			before := heap()
 			for i := range n {
 				ctx := withCredential(t.Context(), secret.New("invented "+strconv.Itoa(i)))
-				if err := b.Permit(ctx, i%2 == 0); err != nil {
+				if err := b.Wait(ctx, i%2 == 0); err != nil {
 					t.Fatal(err)
 				}
 				row.then(b, ctx)
@@ -279,11 +279,11 @@ func TestAlone(t *testing.T) {
 	}
 	defer away.Close()
 	b := open(50, away)
-	b.Shared(5)
+	b.SetReplicas(5)
 	ctx, cancel := context.WithTimeout(t.Context(), 450*time.Millisecond)
 	defer cancel()
 	n := 0
-	for b.Permit(ctx, false) == nil {
+	for b.Wait(ctx, false) == nil {
 		n++
 	}
 	if n < 2 || n > 6 {

@@ -1,10 +1,10 @@
-// Package reason is the one table of what can go wrong on a call: the status
+// Package apierror is the one table of what can go wrong on a call: the status
 // code, the HTTP status and the sentence that belong to each reason, and the
 // error that carries one to the caller.
 //
 // What a caller reads is constant for each reason. The cause stays inside, for
 // the log: it may hold an upstream's words, which may hold anything.
-package reason
+package apierror
 
 import (
 	"fmt"
@@ -41,14 +41,14 @@ const (
 	Applied            Outcome = "applied" // of no error: the audit has it
 )
 
-type row struct {
+type spec struct {
 	code codes.Code
 	http int
 	text string
 }
 
-// table holds every reason but the unspecified one.
-var table = map[teamtokenv1.ErrorReason]row{
+// specs holds every reason but the unspecified one.
+var specs = map[teamtokenv1.ErrorReason]spec{
 	teamtokenv1.ErrorReason_ERROR_REASON_INVALID_FIELD: {
 		codes.InvalidArgument, http.StatusBadRequest,
 		"A field of the request is missing or malformed. Nothing was changed. Correct it and call again.",
@@ -180,9 +180,9 @@ var table = map[teamtokenv1.ErrorReason]row{
 }
 
 // byName finds a row by what ErrorInfo calls it.
-var byName = func() map[string]row {
-	m := make(map[string]row, len(table))
-	for r, row := range table {
+var byName = func() map[string]spec {
+	m := make(map[string]spec, len(specs))
+	for r, row := range specs {
 		m[Name(r)] = row
 	}
 	return m
@@ -222,9 +222,9 @@ func (e *Error) Unwrap() error { return e.Cause }
 
 // GRPCStatus is what the caller is told.
 func (e *Error) GRPCStatus() *status.Status {
-	r, ok := table[e.Reason]
+	r, ok := specs[e.Reason]
 	if !ok {
-		r = table[teamtokenv1.ErrorReason_ERROR_REASON_INTERNAL]
+		r = specs[teamtokenv1.ErrorReason_ERROR_REASON_INTERNAL]
 	}
 	if e.Message != "" {
 		r.text = e.Message
@@ -270,8 +270,8 @@ type Details struct {
 	Violations                 []*errdetails.BadRequest_FieldViolation
 }
 
-// DetailsOf takes a status apart.
-func DetailsOf(st *status.Status) Details {
+// FromStatus takes a status apart.
+func FromStatus(st *status.Status) Details {
 	var d Details
 	for _, detail := range st.Details() {
 		switch detail := detail.(type) {
@@ -295,7 +295,7 @@ func Describe(err error, good Outcome) (codes.Code, Details) {
 		return codes.OK, Details{Outcome: string(good)}
 	}
 	st := status.Convert(err)
-	return st.Code(), DetailsOf(st)
+	return st.Code(), FromStatus(st)
 }
 
 // HTTPStatus is the HTTP status of a reason, by its name in ErrorInfo. ok is

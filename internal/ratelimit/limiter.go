@@ -1,4 +1,4 @@
-package budget
+package ratelimit
 
 import (
 	"context"
@@ -26,31 +26,31 @@ const (
 	// minLimit and maxLimit bound the limits that are believed, in requests a second.
 	minLimit = 1
 	maxLimit = 1e6
-	// unhurried is how long those wait who have no deadline.
-	unhurried = time.Minute
+	// defaultMaxWait is how long those wait who have no deadline.
+	defaultMaxWait = time.Minute
 	// service is the bucket of the service's own credential.
 	service = "service"
 )
 
-// Budget is what may be asked of the upstream. It is safe for concurrent use.
-type Budget struct {
+// Limiter is what may be asked of the upstream. It is safe for concurrent use.
+type Limiter struct {
 	store    state.Store
 	log      *slog.Logger
-	waited   func(ctx context.Context, changes bool, d time.Duration)
-	interval time.Duration // between two requests, as it is set; 0 has no budget
+	onWait   func(ctx context.Context, changes bool, d time.Duration)
+	interval time.Duration // between two requests, as it is set; 0 has no limit
 	replicas atomic.Int64  // that share it, as was last known
 
 	mu      sync.Mutex
 	buckets buckets
 }
 
-// New returns a budget of perSecond requests, for all replicas together; 0 has no
-// limit. waited, if it is not nil, is told how long each request waited for room.
-func New(perSecond float64, store state.Store, log *slog.Logger, waited func(ctx context.Context, changes bool, d time.Duration)) *Budget {
+// New returns a limiter of perSecond requests, for all replicas together; 0 has no
+// limit. waited, if it is not nil, is told how long each request waited for a slot.
+func New(perSecond float64, store state.Store, log *slog.Logger, waited func(ctx context.Context, changes bool, d time.Duration)) *Limiter {
 	if waited == nil {
 		waited = func(context.Context, bool, time.Duration) {}
 	}
-	b := &Budget{store: store, log: log, waited: waited}
+	b := &Limiter{store: store, log: log, onWait: waited}
 	if perSecond > 0 {
 		b.interval = time.Duration(float64(time.Second) / perSecond)
 	}
@@ -58,12 +58,12 @@ func New(perSecond float64, store state.Store, log *slog.Logger, waited func(ctx
 	return b
 }
 
-// Shared tells how many replicas share the budget.
-func (b *Budget) Shared(replicas int) { b.replicas.Store(int64(max(replicas, 1))) }
+// SetReplicas tells how many replicas share the rate.
+func (b *Limiter) SetReplicas(replicas int) { b.replicas.Store(int64(max(replicas, 1))) }
 
 // Rate is how many requests may be made in a second with the service's credential,
 // or with any one of the callers'; 0 is no limit.
-func (b *Budget) Rate() float64 {
+func (b *Limiter) Rate() float64 {
 	if b.interval == 0 {
 		return 0
 	}
@@ -76,8 +76,8 @@ func (b *Budget) Rate() float64 {
 	return math.Round(1e3*float64(time.Second)/float64(interval)) / 1e3
 }
 
-// Queue is how many requests of this replica wait for their turn to ask for room.
-func (b *Budget) Queue() int {
+// QueueLen is how many requests of this replica wait for their turn to ask for a slot.
+func (b *Limiter) QueueLen() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	n := 0
@@ -87,24 +87,24 @@ func (b *Budget) Queue() int {
 	return n
 }
 
-// Paused is for how long the upstream takes no requests with the service's credential,
+// Blocked is for how long the upstream takes no requests with the service's credential,
 // or with one of the callers' that it has accepted, by what it told this replica.
-func (b *Budget) Paused() time.Duration {
+func (b *Limiter) Blocked() time.Duration {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	longest := time.Duration(0)
 	for name, x := range b.buckets.byName {
 		if name == service || x.accepted {
-			longest = max(longest, time.Until(x.paused))
+			longest = max(longest, time.Until(x.blockedUntil))
 		}
 	}
 	return longest
 }
 
-// Learn is of upstream.Pacer. The rate of the credential's bucket is nine tenths of
+// SetLimit is of upstream.Pacer. The rate of the credential's bucket is nine tenths of
 // what the upstream takes, and at most the one that is set: it rises again when the
 // upstream says more.
-func (b *Budget) Learn(ctx context.Context, perSecond float64) {
+func (b *Limiter) SetLimit(ctx context.Context, perSecond float64) {
 	if b.interval == 0 || !(perSecond >= minLimit && perSecond <= maxLimit) { // NaN is neither
 		return
 	}
@@ -112,7 +112,7 @@ func (b *Budget) Learn(ctx context.Context, perSecond float64) {
 	if learned <= b.interval {
 		learned = 0
 	}
-	name := Bucket(ctx)
+	name := KeyFor(ctx)
 	b.mu.Lock()
 	x := b.buckets.byName[name]
 	if x == nil && learned > 0 {
@@ -132,9 +132,9 @@ func (b *Budget) Learn(ctx context.Context, perSecond float64) {
 	}
 }
 
-// Bucket names the budget of a call: the service's own credential's, or that of
+// KeyFor names the rate of a call: the service's own credential's, or that of
 // the caller's.
-func Bucket(ctx context.Context) string {
+func KeyFor(ctx context.Context) string {
 	credential := calls.From(ctx).Credential
 	if credential.IsZero() {
 		return service
@@ -142,9 +142,9 @@ func Bucket(ctx context.Context) string {
 	return secret.Fingerprint(credential)
 }
 
-// use returns the bucket of a name and a request for room in it. The bucket stays
+// use returns the bucket of a name and a request for a slot in it. The bucket stays
 // known until it is given back by unuse.
-func (b *Budget) use(ctx context.Context, name string) (*bucket, state.RateRequest) {
+func (b *Limiter) use(ctx context.Context, name string) (*bucket, state.RateRequest) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	x := b.buckets.get(name, time.Now())
@@ -152,85 +152,85 @@ func (b *Budget) use(ctx context.Context, name string) (*bucket, state.RateReque
 	return x, b.slot(ctx, name, x)
 }
 
-func (b *Budget) unuse(x *bucket) {
+func (b *Limiter) unuse(x *bucket) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	x.users--
 }
 
-// slot is a request for room that is there before ctx ends. The caller holds mu.
-func (b *Budget) slot(ctx context.Context, name string, x *bucket) state.RateRequest {
+// slot is a request for a slot that is free before ctx ends. The caller holds mu.
+func (b *Limiter) slot(ctx context.Context, name string, x *bucket) state.RateRequest {
 	interval := max(b.interval, x.learned)
-	most := unhurried
+	most := defaultMaxWait
 	if end, ok := ctx.Deadline(); ok {
 		most = max(time.Until(end), 0)
 	}
 	return state.RateRequest{Key: name, Interval: interval, Burst: (burst - 1) * interval, MaxWait: most}
 }
 
-// Pass is the right to ask for room, which one has at a time.
-type Pass struct {
-	bucket  *bucket           // nil without a budget
+// Ticket is the right to ask for a slot, which one has at a time.
+type Ticket struct {
+	bucket  *bucket           // nil without a limit
 	Slot    state.RateRequest // to ask for
 	changes bool
 	own     bool // calls of the same caller were in its way
 	queued  time.Duration
 }
 
-// Enter waits until it is this call's turn to ask for room. The pass must be given
+// Enqueue waits until it is this call's turn to ask for a slot. The ticket must be given
 // back.
-func (b *Budget) Enter(ctx context.Context, mutates bool) (Pass, *upstream.Error) {
-	name := Bucket(ctx)
+func (b *Limiter) Enqueue(ctx context.Context, mutates bool) (Ticket, *upstream.Error) {
+	name := KeyFor(ctx)
 	if b.interval == 0 {
-		return Pass{Slot: state.RateRequest{Key: name}}, nil
+		return Ticket{Slot: state.RateRequest{Key: name}}, nil
 	}
 	x, slot := b.use(ctx, name)
-	if left := b.pausedFor(x); left > slot.MaxWait {
+	if left := b.blockedFor(x); left > slot.MaxWait {
 		b.unuse(x)
-		return Pass{}, &upstream.Error{Kind: upstream.RateLimited, Wait: left}
+		return Ticket{}, &upstream.Error{Kind: upstream.RateLimited, RetryAfter: left}
 	}
 	came := time.Now()
 	who := calls.From(ctx).Caller.ID
 	ownAhead, ok := x.queue.Acquire(ctx, classOf(mutates), who)
 	b.mu.Lock()
-	p := Pass{
+	p := Ticket{
 		bucket: x, Slot: b.slot(ctx, name, x), changes: mutates, queued: time.Since(came),
 		own: name != service || ownAhead && who != "", // nobody knows whose the calls of the anonymous are
 	}
 	b.mu.Unlock()
 	if !ok {
 		defer b.unuse(x)
-		err := b.Full(p, slot.Interval*time.Duration(1+x.queue.Waiting()))
+		err := b.ErrExhausted(p, slot.Interval*time.Duration(1+x.queue.Waiting()))
 		err.Cause = context.Cause(ctx)
-		return Pass{}, err
+		return Ticket{}, err
 	}
 	return p, nil
 }
 
-// nearby is how long room may be waited for with a lock that others want.
-const nearby = time.Second
+// maxLockedWait is how long a slot may be waited for with a lock that others want.
+const maxLockedWait = time.Second
 
-// Near is the request of a pass for room that is there soon: what the replicas have
+// Within is the request of a ticket for a slot that is free soon: what the replicas have
 // asked for before, and not a time after a 429.
-func (b *Budget) Near(p Pass) state.RateRequest {
+func (b *Limiter) Within(p Ticket) state.RateRequest {
 	s := p.Slot
-	s.MaxWait = min(s.MaxWait, max(nearby, 2*s.Interval*time.Duration(b.replicas.Load())))
+	s.MaxWait = min(s.MaxWait, max(maxLockedWait, 2*s.Interval*time.Duration(b.replicas.Load())))
 	return s
 }
 
-// Take gives the pass back with room that is there after wait, waits for that, and
+// Commit gives the ticket back with a slot that is free after wait, waits for that, and
 // reports whether it did before ctx ended.
-func (b *Budget) Take(ctx context.Context, p Pass, wait time.Duration) bool {
-	b.Leave(p, wait)
+func (b *Limiter) Commit(ctx context.Context, p Ticket, wait time.Duration) bool {
+	b.Abort(p, wait)
 	if p.bucket != nil {
-		b.waited(ctx, p.changes, p.queued+wait)
+		b.onWait(ctx, p.changes, p.queued+wait)
 	}
 	return Sleep(ctx, wait)
 }
 
-// Leave gives the pass back, and has the next one asked for after wait: when the
-// room that was given is there.
-func (b *Budget) Leave(p Pass, wait time.Duration) {
+// Abort gives the ticket back, and has the next one asked for after wait: when the
+// slot that was given is free.
+func (b *Limiter) Abort(p Ticket, wait time.Duration) {
 	if p.bucket == nil {
 		return
 	}
@@ -238,25 +238,25 @@ func (b *Budget) Leave(p Pass, wait time.Duration) {
 	b.unuse(p.bucket)
 }
 
-// Full is the error of a call for which there is no room within its time: it says
+// ErrExhausted is the error of a call for which there is no slot within its time: it says
 // whose limit that is.
-func (b *Budget) Full(p Pass, wait time.Duration) *upstream.Error {
+func (b *Limiter) ErrExhausted(p Ticket, wait time.Duration) *upstream.Error {
 	left := time.Duration(0)
 	if p.bucket != nil {
-		left = b.pausedFor(p.bucket)
+		left = b.blockedFor(p.bucket)
 	}
 	switch {
 	case left > 0:
-		return &upstream.Error{Kind: upstream.RateLimited, Wait: max(wait, left)}
+		return &upstream.Error{Kind: upstream.RateLimited, RetryAfter: max(wait, left)}
 	case p.own:
-		return &upstream.Error{Kind: upstream.Throttled, Wait: wait}
+		return &upstream.Error{Kind: upstream.LocallyRateLimited, RetryAfter: wait}
 	default:
-		return &upstream.Error{Kind: upstream.Exhausted, Wait: wait}
+		return &upstream.Error{Kind: upstream.Exhausted, RetryAfter: wait}
 	}
 }
 
-// Permit is of upstream.Pacer.
-func (b *Budget) Permit(ctx context.Context, mutates bool) *upstream.Error {
+// Wait is of upstream.Pacer.
+func (b *Limiter) Wait(ctx context.Context, mutates bool) *upstream.Error {
 	if b.interval == 0 {
 		return nil
 	}
@@ -264,32 +264,32 @@ func (b *Budget) Permit(ctx context.Context, mutates bool) *upstream.Error {
 	if send.Reserved != nil && send.Reserved.CompareAndSwap(true, false) {
 		return nil
 	}
-	p, err := b.Enter(ctx, mutates || send.Change)
+	p, err := b.Enqueue(ctx, mutates || send.Change)
 	if err != nil {
 		return err
 	}
 	wait, failed := b.store.ReserveRate(ctx, p.Slot)
 	if failed != nil {
-		wait = b.reserveAlone(p)
+		wait = b.reserveLocal(p)
 	}
 	if wait > p.Slot.MaxWait {
-		b.Leave(p, 0)
-		return b.Full(p, wait)
+		b.Abort(p, 0)
+		return b.ErrExhausted(p, wait)
 	}
-	if !b.Take(ctx, p, wait) {
-		return b.Full(p, wait)
+	if !b.Commit(ctx, p, wait) {
+		return b.ErrExhausted(p, wait)
 	}
 	return nil
 }
 
-// reserveAlone is room in this replica's part of the rate.
-func (b *Budget) reserveAlone(p Pass) time.Duration {
+// reserveLocal is a slot in this replica's part of the rate.
+func (b *Limiter) reserveLocal(p Ticket) time.Duration {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now := time.Now()
-	wait := max(p.bucket.local.Sub(now), 0)
+	wait := max(p.bucket.nextLocal.Sub(now), 0)
 	if wait <= p.Slot.MaxWait {
-		p.bucket.local = now.Add(wait + p.Slot.Interval*time.Duration(b.replicas.Load()))
+		p.bucket.nextLocal = now.Add(wait + p.Slot.Interval*time.Duration(b.replicas.Load()))
 	}
 	return wait
 }
@@ -309,20 +309,20 @@ func Sleep(ctx context.Context, wait time.Duration) bool {
 	}
 }
 
-// Pause is of upstream.Pacer.
-func (b *Budget) Pause(ctx context.Context, d time.Duration) {
+// Block is of upstream.Pacer.
+func (b *Limiter) Block(ctx context.Context, d time.Duration) {
 	if b.interval == 0 {
 		return
 	}
 	d = min(d, maxPause)
-	x, s := b.use(ctx, Bucket(ctx))
+	x, s := b.use(ctx, KeyFor(ctx))
 	defer b.unuse(x)
 	b.mu.Lock()
-	if until := time.Now().Add(d); until.After(x.paused) {
-		x.paused = until
+	if until := time.Now().Add(d); until.After(x.blockedUntil) {
+		x.blockedUntil = until
 	}
-	if x.paused.After(x.local) {
-		x.local = x.paused
+	if x.blockedUntil.After(x.nextLocal) {
+		x.nextLocal = x.blockedUntil
 	}
 	b.mu.Unlock()
 	if err := b.store.BlockRate(context.WithoutCancel(ctx), s, d); err != nil {
@@ -330,8 +330,8 @@ func (b *Budget) Pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-func (b *Budget) pausedFor(x *bucket) time.Duration {
+func (b *Limiter) blockedFor(x *bucket) time.Duration {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return time.Until(x.paused)
+	return time.Until(x.blockedUntil)
 }
