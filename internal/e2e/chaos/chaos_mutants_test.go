@@ -40,7 +40,7 @@ var mutants = []struct{ name, file, old, new string }{
 	},
 	{
 		"nothing is settled for a replica that died", "internal/state/lua/common.lua",
-		"redis.call('HSET', team, 'holder', holder,", "redis.call('HDEL', team, 'change') redis.call('HSET', team, 'holder', holder,",
+		"redis.call('HSET', team, 'holder', owner,", "redis.call('HDEL', team, 'change') redis.call('HSET', team, 'holder', owner,",
 	},
 	{
 		"a redrive that is not written down", "internal/mutation/execute.go",
