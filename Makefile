@@ -21,7 +21,7 @@ ifeq ($(BASE),$(shell git rev-parse -q HEAD 2>/dev/null))
 BASE = $(shell git rev-parse -q --verify HEAD^ 2>/dev/null)
 endif
 
-.PHONY: help run run-cluster build image release test test-clients generate-clients test-long chaos mesh soak generate generate-check lint vuln sbom fuzz bench
+.PHONY: help run run-cluster build image release check test test-clients generate-clients test-long chaos mesh soak generate generate-check lint vuln sbom fuzz bench
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,18 +64,38 @@ release: image ## Make archives of the program for PLATFORMS, the image, an SBOM
 	@cd $(DIST) && sha256sum $(patsubst %,teamtoken-$(VERSION)-%.tar.gz,$(subst /,-,$(PLATFORMS))) teamtoken-$(VERSION){.cdx.json,.oci.tar} \
 	   > SHA256SUMS && cat SHA256SUMS
 
+# What check lints: packages of this module in which a file differs from where this branch left main, committed or not.
+SINCE   ?= $(shell git merge-base HEAD origin/main 2>/dev/null || git merge-base HEAD main 2>/dev/null || echo HEAD)
+CHANGED  = $(patsubst %,./%,$(sort $(dir $(filter-out test/% tools/%,$(shell \
+	git diff --name-only --diff-filter=d $(SINCE) -- '*.go'; git ls-files --others --exclude-standard -- '*.go')))))
+# Those of internal/bench and internal/cluster, as those of internal/e2e, build programs and run them.
+UNIT     = $$(go list ./... | grep -vE '/internal/(e2e|bench|cluster)')
+check: build ## Check while one works, in a minute: build, vet, lint of what changed, unit tests, each parity case once
+	@go vet ./...
+	@if [ -n "$(CHANGED)" ]; then $(LINT) run $(CHANGED); fi
+	@go test $(UNIT)
+	@go test -count=1 -run '(TestParity|TestParityIsComplete)$$/./(grpc|rest)/plain' ./internal/e2e/surface
+
+# Of the tests of the built program, the programs have the race detector and the tests themselves do not: they would take
+# the processors from them and find nothing there. Those that measure time or flood a listener run when nothing else does. Go cannot know that
+# what they build has changed: hence -count=1.
+E2E_BESIDE = surface identity replicas clients
+E2E_ALONE  = harness operations limits deploy chaos
+E2E        = TEAMTOKEN_TEST_RACE=$(if $(RACE),1) go test -count=1 -parallel 4 -timeout 20m
 test: ## Run every test, with the race detector where there is a C compiler
 	@test -n "$(RACE)" || echo "no C compiler: the tests run without the race detector"
 	go vet ./...
-	go test $(RACE) -timeout 35m ./...
-	cd test/clients && go test $(RACE) -timeout 5m ./...
-	cd test/deploy && go test -timeout 5m ./...
-	cd tools/image && go test -timeout 5m ./...
+	go test -count=1 $(RACE) -timeout 10m $$(go list ./... | grep -v /internal/e2e)
+	$(E2E) -p 2 $(addprefix ./internal/e2e/,$(E2E_BESIDE))
+	$(E2E) -p 1 $(addprefix ./internal/e2e/,$(E2E_ALONE))
+	cd test/clients && go test -count=1 $(RACE) -timeout 5m ./...
+	cd test/deploy && go test -count=1 -timeout 5m ./...
+	cd tools/image && go test -count=1 -timeout 5m ./...
 
 test-clients: ## Build, install and play through the clients of every language, the command line and the page of the REST surface
-	go test -timeout 20m -v -run 'TestGoClient|TestPythonClient|TestTypeScriptClient|TestJavaClient|TestCommandLine|TestCompletion|TestRecipes|TestDocsPage' ./internal/e2e
+	go test -timeout 20m -v -run 'TestGoClient|TestPythonClient|TestTypeScriptClient|TestJavaClient|TestCommandLine|TestCompletion|TestRecipes|TestDocsPage' ./internal/e2e/clients
 	go test ./client
-	cd test/clients && go test -timeout 5m ./...
+	cd test/clients && go test -count=1 -timeout 5m ./...
 
 generate-clients: ## Make what is generated of clients/ from proto/; needs what clients/python/workshop.txt and npm ci install
 	$(BUF) generate --template clients/python/buf.gen.yaml
@@ -84,21 +104,21 @@ generate-clients: ## Make what is generated of clients/ from proto/; needs what 
 	(printf 'export const serviceConfig = '; cat client/service_config.json) >clients/typescript/src/gen/service_config.ts
 
 test-long: ## Run the attacks at full size against the shipped limits, h2spec, and 500 calls of each fault, for half an hour
-	TEAMTOKEN_LONG=1 go test -timeout 60m -v -run 'TestAbuse|TestH2Spec|TestFaultMatrix' ./internal/e2e
+	TEAMTOKEN_LONG=1 go test -timeout 60m -v -run 'TestAbuse|TestH2Spec|TestFaultMatrix' ./internal/e2e/limits ./internal/e2e/chaos
 
 CHAOS_TIME ?= 30m
 CHAOS_OPERATIONS ?= 100000
 chaos: ## Have callers, replicas, Redis and upstream at their worst for CHAOS_TIME or CHAOS_OPERATIONS, and check what was told; then have mutants found
-	TEAMTOKEN_CHAOS_TIME=$(CHAOS_TIME) TEAMTOKEN_CHAOS_OPERATIONS=$(CHAOS_OPERATIONS) go test -timeout 90m -v -run 'TestChaos$$' ./internal/e2e
-	TEAMTOKEN_LONG=1 go test -timeout 30m -v -run 'TestChaosFindsMutants' ./internal/e2e
+	TEAMTOKEN_CHAOS_TIME=$(CHAOS_TIME) TEAMTOKEN_CHAOS_OPERATIONS=$(CHAOS_OPERATIONS) go test -timeout 90m -v -run 'TestChaos$$' ./internal/e2e/chaos
+	TEAMTOKEN_LONG=1 go test -timeout 30m -v -run 'TestChaosFindsMutants' ./internal/e2e/chaos
 
 MESH_TIME ?= 2m
 mesh: ## Have 50 calls a second go through a real Envoy for MESH_TIME, while replicas are replaced, certificates rotate and Redis restarts
-	TEAMTOKEN_MESH_TIME=$(MESH_TIME) go test -timeout 30m -v -run 'TestMesh$$' ./internal/e2e
+	TEAMTOKEN_MESH_TIME=$(MESH_TIME) go test -timeout 30m -v -run 'TestMesh$$' ./internal/e2e/deploy
 
 SOAK_TIME ?= 10m
 soak: ## Run at the upstream's rate limit for SOAK_TIME, with denied calls beside, and see that nothing grows
-	TEAMTOKEN_SOAK_TIME=$(SOAK_TIME) go test -timeout 60m -v -run 'TestSoak$$' ./internal/e2e
+	TEAMTOKEN_SOAK_TIME=$(SOAK_TIME) go test -timeout 60m -v -run 'TestSoak$$' ./internal/e2e/limits
 
 generate: ## Make gen/ and docs/reference/ from proto/, and the manual of the settings
 	$(BUF) generate

@@ -42,6 +42,7 @@ func TestManualNamesWhatIsInALine(t *testing.T) {
 
 // What the manual asks of a log is asked here of the one in testdata.
 func TestManualsQuestions(t *testing.T) {
+	t.Parallel()
 	if _, err := exec.LookPath("jq"); err != nil {
 		t.Skip("there is no jq: apt-get install jq")
 	}

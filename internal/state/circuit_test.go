@@ -18,6 +18,7 @@ func (bomb) Done() <-chan struct{} { panic("in the client of Redis") }
 // A step that panics while the circuit is half open is a failed one: Redis is asked
 // again a moment later, as after any other.
 func TestAPanicDoesNotKeepTheCircuitOpen(t *testing.T) {
+	t.Parallel()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -67,6 +67,7 @@ func end(t *testing.T, s state.Store, turn state.Lock, e state.Release) {
 }
 
 func TestATurnIsOnes(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, s state.Store) {
 		first := begin(t, s, ask("a", ""), state.Acquired)
 		begin(t, s, ask("a", ""), state.Locked)
@@ -88,6 +89,7 @@ func TestATurnIsOnes(t *testing.T) {
 }
 
 func TestOfManyOneHasTheTurn(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, s state.Store) {
 		var mu sync.Mutex
 		seen := map[state.AcquireStatus]int{}
@@ -111,6 +113,7 @@ func TestOfManyOneHasTheTurn(t *testing.T) {
 }
 
 func TestRecords(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, s state.Store) {
 		first := begin(t, s, ask("a", "r"), state.Acquired)
 		begin(t, s, ask("a", "r"), state.DuplicateRunning)
@@ -140,6 +143,7 @@ func TestRecords(t *testing.T) {
 // An unknown outcome keeps others away, is looked at by one at a time, and is over
 // when it is settled.
 func TestUnknownOutcome(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, s state.Store) {
 		begun := ask("a", "r")
 		begun.Operation.ExpectedTokenID, begun.Operation.Description, begun.Operation.RateKey = "at-0", "d", "service"
@@ -201,6 +205,7 @@ func TestUnknownOutcome(t *testing.T) {
 }
 
 func TestBudget(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, s state.Store) {
 		slot := state.RateRequest{Key: "b", Interval: 200 * time.Millisecond, Burst: 200 * time.Millisecond, MaxWait: 300 * time.Millisecond}
 		var waits []time.Duration
@@ -232,6 +237,7 @@ func TestBudget(t *testing.T) {
 
 // What is begun anew is judged from then on, and by the token that there was then.
 func TestRedo(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, s state.Store) {
 		first := begin(t, s, ask("a", ""), state.Acquired)
 		time.Sleep(50 * time.Millisecond) // for Since to tell
@@ -255,6 +261,7 @@ func TestRedo(t *testing.T) {
 
 // A replica that dies leaves its turn to whoever comes after the lease.
 func TestADeadReplica(t *testing.T) {
+	t.Parallel()
 	r := statetest.Start(t)
 	dead, living := open(t, r.URL(), "teamtoken"), open(t, r.URL(), "teamtoken")
 	first := begin(t, dead, ask("a", "r"), state.Acquired)
@@ -295,6 +302,7 @@ func TestADeadReplica(t *testing.T) {
 
 // The same question twice has one answer: a connection may be lost in between.
 func TestTheSameAskTwice(t *testing.T) {
+	t.Parallel()
 	s := open(t, statetest.Start(t).URL(), "teamtoken")
 	a := ask("a", "r")
 	first, again := begin(t, s, a, state.Acquired), begin(t, s, a, state.Acquired)
@@ -328,6 +336,7 @@ func TestTheSameAskTwice(t *testing.T) {
 // What Redis was told is there after it was killed; while it is away or hangs,
 // every step says so within its time-out.
 func TestRedisGoesAway(t *testing.T) {
+	t.Parallel()
 	r := statetest.Start(t)
 	s := open(t, r.URL(), "teamtoken")
 	first := begin(t, s, ask("a", ""), state.Acquired)
@@ -346,6 +355,7 @@ func TestRedisGoesAway(t *testing.T) {
 }
 
 func TestPasswordAndUser(t *testing.T) {
+	t.Parallel()
 	r := statetest.Start(t, "user tt on >right ~* &* +@all", "user default off")
 	url := "redis://tt:right@" + r.Address()
 	begin(t, open(t, url, "teamtoken"), ask("a", ""), state.Acquired)
@@ -364,6 +374,7 @@ func TestPasswordAndUser(t *testing.T) {
 }
 
 func TestURLs(t *testing.T) {
+	t.Parallel()
 	for url, ok := range map[string]bool{
 		"redis://h:6379":                                           true,
 		"rediss://user:pass@h:6379/2":                              true,
@@ -408,6 +419,7 @@ func TestURLs(t *testing.T) {
 
 // An error shows nothing of a URL but the names of parameters that go-redis has.
 func TestURLErrorsTellNothing(t *testing.T) {
+	t.Parallel()
 	for _, url := range []string{"redis://:pa?sswordx=y@h:6379", "redis://u:sswordx#y@h", "redis://u:p%ZZsswordx@h", "rediss://h?skip_verify=sswordx", "rediss://:sswordx@h?read_only=1"} {
 		if err := state.CheckURL(secret.New(url)); err == nil || strings.Contains(err.Error(), "sswordx") {
 			t.Errorf("%v", err)
@@ -417,6 +429,7 @@ func TestURLErrorsTellNothing(t *testing.T) {
 
 // What is warned of at start.
 func TestWeaknesses(t *testing.T) {
+	t.Parallel()
 	for url, want := range map[string]state.Weakness{
 		"redis://redis:6379":                                       {NoTLS: true, NoPassword: true},
 		"redis://:p@redis:6379":                                    {NoTLS: true},
@@ -455,6 +468,7 @@ func eventually(t *testing.T, ok func() bool) {
 // An ask that Redis reads after it was withdrawn is of nobody: the team is free again
 // at once when that is seen, and nothing is alarmed.
 func TestAnAskThatCameLate(t *testing.T) {
+	t.Parallel()
 	r := statetest.Start(t)
 	rejected := false
 	s, err := state.OpenRedis(state.RedisOptions{

@@ -16,6 +16,7 @@ import (
 // REPLICA:CALLER:CLASS; or "end", of the call that has the lock; or "leave call".
 // "look call" only sees whether the lock can be had.
 func TestReplicasTakeTurns(t *testing.T) {
+	t.Parallel()
 	s := open(t, statetest.Start(t).URL(), "teamtoken")
 	for _, row := range []struct{ name, steps string }{
 		{"who waited longest", `
@@ -86,6 +87,7 @@ func TestReplicasTakeTurns(t *testing.T) {
 // A replica that died, and whatever else lies in the queue, keeps nobody waiting for
 // longer than a second or so.
 func TestQueueIsNotBelieved(t *testing.T) {
+	t.Parallel()
 	r := statetest.Start(t)
 	s := open(t, r.URL(), "teamtoken")
 	client := redis.NewClient(&redis.Options{Addr: r.Address()})

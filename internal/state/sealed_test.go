@@ -142,6 +142,7 @@ func (w *writer) field(key, name string) string {
 // A change that somebody else wrote, moved, kept or cut leads to nothing: nobody is
 // asked to settle it, it is out of the queue, and after the hold the team is free.
 func TestForgedChange(t *testing.T) {
+	t.Parallel()
 	plain, err := json.Marshal(storedOperation{Operation: asks("team-a", "").Operation, At: time.Now().UnixMilli()})
 	if err != nil {
 		t.Fatal(err)
@@ -239,6 +240,7 @@ func TestForgedChange(t *testing.T) {
 // A true change whose plain fields somebody else changed is settled as what it is, and
 // not before the hold that it has at least is over.
 func TestForgedNumbers(t *testing.T) {
+	t.Parallel()
 	for name, fields := range map[string][]any{
 		"no hold":   {"hold", 1},
 		"odd":       {"hold", "nan", "epoch", "x", "until", "-1", "due", "0x"},
@@ -266,6 +268,7 @@ func TestForgedNumbers(t *testing.T) {
 
 // What somebody else wrote of a team's token is as if it were not known.
 func TestForgedKnown(t *testing.T) {
+	t.Parallel()
 	for name, forge := range map[string]func(w *writer){
 		"plain":     func(w *writer) { w.do("HSET", keyA, "known", "at-9") },
 		"cut short": func(w *writer) { k := w.field(keyA, "known"); w.do("HSET", keyA, "known", k[:len(k)-2]) },
@@ -298,6 +301,7 @@ func TestForgedKnown(t *testing.T) {
 
 // A record that somebody else wrote answers nothing, and lets nothing be done.
 func TestForgedRecord(t *testing.T) {
+	t.Parallel()
 	const r, q = "{teamtoken}:record:r", "{teamtoken}:record:q"
 	now := func() int64 { return time.Now().UnixMilli() }
 	failed := storedRecord{Fingerprint: "p", State: RecordCompleted, Failure: "UPSTREAM_REJECTED not_applied"}
@@ -339,6 +343,7 @@ func TestForgedRecord(t *testing.T) {
 
 // An answer that outlived its time is not given again.
 func TestAnswerPutBack(t *testing.T) {
+	t.Parallel()
 	w, _ := newWriter(t)
 	w.done(w.store, "team-a", "r", "at-0")
 	if got := w.begin(w.store, asks("team-a", "r"), Completed); string(got.Response.Sealed) != "sealed for r" || got.Response.TokenID != "at-0" {
@@ -352,6 +357,7 @@ func TestAnswerPutBack(t *testing.T) {
 
 // Nothing that Redis is given tells what it is about, but teams' names and numbers.
 func TestNothingIsInTheClear(t *testing.T) {
+	t.Parallel()
 	w, _ := newWriter(t)
 	w.done(w.store, "team-a", "r", "at-0")
 	w.left(w.store, "team-a", "s")

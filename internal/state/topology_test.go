@@ -52,6 +52,7 @@ func wholeTurn(t *testing.T, s state.Store, team string) {
 
 // Every step's keys lie in one slot, so that a Cluster takes them.
 func TestCluster(t *testing.T) {
+	t.Parallel()
 	r := statetest.Start(t, "cluster-enabled yes")
 	client := redis.NewClient(&redis.Options{Addr: r.Address()})
 	defer client.Close()
@@ -68,6 +69,7 @@ func TestCluster(t *testing.T) {
 // After a failover the replica that took over is asked, and what had reached it is
 // there.
 func TestSentinel(t *testing.T) {
+	t.Parallel()
 	primary := statetest.Start(t)
 	second := statetest.Start(t, fmt.Sprintf("replicaof 127.0.0.1 %d", primary.Port))
 	sentinel := statetest.Start(t,
@@ -159,6 +161,7 @@ func must[T any](v T, err error) T {
 // alone, behind a Sentinel, and as a Cluster. The certificate is asked for at each
 // connection, so that one that comes later will do.
 func TestTLS(t *testing.T) {
+	t.Parallel()
 	ca, other := newAuthority(t), newAuthority(t)
 	ca.issue("server")
 	client, foreign := ca.issue("client"), other.issue("client")
@@ -225,6 +228,7 @@ func TestTLS(t *testing.T) {
 // A name that moves to another host is looked up anew as soon as the old host does not
 // answer, or says that it is a replica by now.
 func TestTheNameMoves(t *testing.T) {
+	t.Parallel()
 	for name, leave := range map[string]func(r *statetest.Redis){
 		"the old one is gone": func(r *statetest.Redis) { r.Kill() },
 		"the old one hangs":   func(r *statetest.Redis) { r.Hang() },

@@ -15,6 +15,7 @@ import (
 // nothing: whatever else stands in its place holds nobody up for longer than it takes to
 // find that out.
 func TestPlainKeysWrittenByAnother(t *testing.T) {
+	t.Parallel()
 	const prefix = "{teamtoken}:"
 	values := map[string]func(w *writer, key string){
 		"a text":   func(w *writer, key string) { w.do("SET", key, "x") },
@@ -73,6 +74,7 @@ func TestPlainKeysWrittenByAnother(t *testing.T) {
 // A change that ended is over, even if somebody wrote before that its end had been
 // written down: nobody is asked to settle it.
 func TestAnEndThatAnotherWrote(t *testing.T) {
+	t.Parallel()
 	for _, value := range []string{"%s", "%s 0", "%s 1"} {
 		w, seen := newWriter(t)
 		got := w.begin(w.store, asks("team-a", ""), Acquired)
@@ -96,6 +98,7 @@ func TestAnEndThatAnotherWrote(t *testing.T) {
 // What is longer than this service writes is not even read: it would cost each replica
 // that much memory.
 func TestLongValuesAreNotRead(t *testing.T) {
+	t.Parallel()
 	long := strings.Repeat("x", 512<<10)
 	for name, write := range map[string]func(w *writer){
 		"change": func(w *writer) {
