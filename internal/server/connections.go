@@ -24,7 +24,7 @@ const (
 	streamCost = 16 << 10
 	// maxHeld is what streams without a call under way, and bytes of connections that
 	// nobody knows, may take in memory, of both listeners together.
-	maxHeld = 20 << 20
+	maxHeld = 16 << 20
 	// headerCost is what a byte of a header list takes at most: HTTP/2's static table has
 	// whole headers in one byte, and over HTTP/1.1 each name has its place in a map.
 	headerCost = 64
@@ -33,8 +33,9 @@ const (
 	// and refused in words.
 	maxBlock = 12 << 20
 	// fieldMemory is what a header counts for once its list is read: about 150 bytes are
-	// what it takes over HTTP/1.1, and as much again is left for garbage.
-	fieldMemory = 300
+	// what it takes over HTTP/1.1, and three times as much is left for garbage: under a flood
+	// the collector gets little of a small machine.
+	fieldMemory = 600
 	// ordinary is more than a connection holds on which one honest call begins.
 	ordinary = 128 << 10
 )
