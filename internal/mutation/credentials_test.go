@@ -85,7 +85,7 @@ func TestRanksAreBounded(t *testing.T) {
 	for i := range 100_000 {
 		a.learn(withCredential(context.Background(), secret.New(strconv.Itoa(i))), "t", true, &upstream.Error{Kind: upstream.Unauthorized})
 	}
-	if grown := heap() - before; grown > 2<<20 {
+	if grown := heap() - before; grown > 4<<20 {
 		t.Errorf("%d KiB are kept", grown>>10)
 	}
 	if a.rankOf(honest, "t") != accepted {
