@@ -273,13 +273,20 @@ func TestStoreIsAway(t *testing.T) {
 	e := w.engine()
 	w.wants("a call", second(w.call(e, generating(), "", 0)), "OK")
 	release := make(chan struct{})
-	held := w.sim.Inject(simulator.Fault{Method: http.MethodPost, Hold: release, Times: 2})
+	held := w.sim.Inject(simulator.Fault{Method: http.MethodPost, Hold: release})
 	answered := make(chan error, 1)
-	go func() { _, err := w.call(e, generating(), "", 0); answered <- err }()
+	go func() { _, err := w.call(e, generating(), "slow", 0); answered <- err }()
 	<-held.Hit()
 	r.Kill()
 	close(release)
-	err := <-answered
+	<-held.Done()
+	_, _, err := w.client.CreateToken(t.Context(), team, time.Time{}) // as one who has the lock meanwhile would
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = w.call(e, generating(), "slow", 0)
+	w.wants("who asks the same only now, when the token was replaced", err, "TOKEN_SUPERSEDED applied_undelivered")
+	err = <-answered
 	if got := told(err); got != "OK" && got != "UPSTREAM_OUTCOME_UNKNOWN unknown" { // by whether the lease was over
 		t.Errorf("told %q", got)
 	}

@@ -115,6 +115,7 @@ func (x *execution) send(ctx context.Context) {
 	made, err := x.e.send(ctx, x.op)
 	x.e.credentials.learn(ctx, x.op.Team.String(), x.op.Kind&anyDelete == 0, err)
 	if err == nil {
+		made.liveAt = time.Now() // nobody else has changed the team since it was made
 		x.made, x.answer = made, answerOK
 		if x.op.Kind == Create && x.key.ID == "" && ctx.Err() != nil {
 			x.answer, x.err = answerNoReader, context.Cause(ctx)

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"time"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
 	"github.com/teamtoken/teamtoken/internal/apierror"
@@ -32,6 +33,7 @@ func (e *Engine) once(ctx context.Context, op Operation, key Key) (Result, error
 		return e.perform(ctx, op, key)
 	}
 	for {
+		came := time.Now()
 		f, first := e.duplicates.join(key)
 		if first {
 			// A panic leaves the outcome unknown, and those who wait are told.
@@ -47,8 +49,15 @@ func (e *Engine) once(ctx context.Context, op Operation, key Key) (Result, error
 			return Result{}, errWaitDeadline(ctx, nil, true, false)
 		}
 		if f.err == nil || !f.callerLeft || outcome.Of(f.err) != apierror.NotApplied {
-			e.options.Metrics.Replayed(ctx, replayResult(f.err, true))
-			return f.made, f.err
+			made, err := f.made, f.err
+			if err == nil && came.After(made.liveAt) { // the store kept the first one waiting, and others may have had the lock since
+				err = e.checkCurrent(ctx, op, made)
+			}
+			e.options.Metrics.Replayed(ctx, replayResult(err, true))
+			if err != nil {
+				return Result{}, err
+			}
+			return made, nil
 		} // the first one had no time to wait for the lock, and this one has
 	}
 }
@@ -120,6 +129,7 @@ func (e *Engine) sealResult(ctx context.Context, op Operation, key Key, made Res
 // it was. Who waited for that call need not look.
 func (e *Engine) replay(ctx context.Context, op Operation, key Key, r state.Response, duplicate bool) (Result, error) {
 	made, err := e.loadReplay(ctx, op, key, r)
+	made.liveAt = time.Now() // if it is there, as is looked next, or as the call that made it had found
 	if err == nil && !duplicate {
 		err = e.checkCurrent(ctx, op, made)
 	}
@@ -163,7 +173,7 @@ func (e *Engine) loadReplay(ctx context.Context, op Operation, key Key, r state.
 		e.options.Rejected(ctx, state.SealedAnswer, op.Team.String(), err)
 		return Result{}, errAnswerExpired(err)
 	}
-	return Result{stored.Token, secret.New(stored.Secret)}, nil
+	return Result{Token: stored.Token, Secret: secret.New(stored.Secret)}, nil
 }
 
 // checkCurrent is an error unless the token of a result is there as it was.

@@ -46,6 +46,8 @@ type Operation struct {
 type Result struct {
 	Token  upstream.Token
 	Secret secret.Text
+
+	liveAt time.Time // an instant at which the token was the team's, or there
 }
 
 // Upstream is what the engine needs of the Team Token API. Its errors are
