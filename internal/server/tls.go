@@ -121,11 +121,11 @@ var errOutlived = errors.New("the client's certificate is no longer valid: its C
 type proof struct {
 	verifier
 	certificates []*x509.Certificate
-	last         atomic.Pointer[verdict]
+	last         atomic.Pointer[verification]
 }
 
-// verdict is the result of one verification.
-type verdict struct {
+// verification is what came of verifying once.
+type verification struct {
 	err   error
 	by    any       // what changed was
 	until time.Time // when it is to be made again
@@ -139,7 +139,7 @@ func (p *proof) check(now time.Time) error {
 	if last := p.last.Load(); last != nil && (last.err != nil || last.by == by && now.Before(last.until)) {
 		return last.err
 	}
-	next := &verdict{by: by, until: now.Add(recheck)}
+	next := &verification{by: by, until: now.Add(recheck)}
 	for _, c := range p.certificates {
 		if c.NotAfter.Before(next.until) {
 			next.until = c.NotAfter
