@@ -2,6 +2,7 @@ package surface_test
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"testing"
 
@@ -81,14 +82,17 @@ func TestALibraryRetries(t *testing.T) {
 		if d := harness.Details(err); status.Code(err) != codes.Unavailable || d.Reason != "STATE_STORE_UNAVAILABLE" || d.Outcome != "not_applied" {
 			t.Errorf("request id %q: %v", id, err)
 		}
-		tries := 0
-		for _, line := range f.Audited()[before:] {
-			if line.Event == "attempt" {
-				tries++
+		tries := func() (n int) {
+			for _, line := range f.Audited()[before:] {
+				if line.Event == "attempt" {
+					n++
+				}
 			}
+			return n
 		}
-		if tries != attempts {
-			t.Errorf("request id %q: %d attempts, want %d", id, tries, attempts)
+		harness.Eventually(t, fmt.Sprintf("request id %q: %d attempts", id, attempts), func() bool { return tries() >= attempts })
+		if n := tries(); n != attempts {
+			t.Errorf("request id %q: %d attempts, want %d", id, n, attempts)
 		}
 	}
 }
