@@ -92,7 +92,7 @@ func TestRedisIsWrittenByAnother(t *testing.T) {
 			}
 			sim.Inject(simulator.Fault{Method: http.MethodPost, Drop: simulator.DropRST, Apply: simulator.ApplyNever})
 			_ = create("other", simulator.AnotherTeam(0))
-			s.ZRem(t.Context(), unsettled, simulator.AnotherTeam(0)) // nobody resolves that one
+			s.ZRem(t.Context(), unsettled, simulator.AnotherTeam(0))          // nobody resolves that one
 			harness.Eventually(t, "the calls are in the audit", func() bool { // each has an attempt and an outcome; the first was settled besides
 				return len(f.Audited()) == 7
 			})
