@@ -57,8 +57,7 @@ func (e *Engine) acquire(
 	}}
 	r, err := a.run(ctx)
 	if a.queued && r.Status != state.Acquired {
-		request := a.request // which is not to be on the heap for each call
-		e.running.Go(func() { e.leaveQueue(request) })
+		e.running.Go(func() { e.leaveQueue(a.request) })
 	}
 	return r, a.duplicate, err
 }
@@ -235,13 +234,18 @@ func (e *Engine) owner() string {
 	return state.NewOwner()
 }
 
-// askStore asks the store once. If ctx ends first, the store's answer is waited for in
-// the background, and a lock that it gives is released: otherwise nobody else would have
-// that until its lease ends.
+// askStore asks the store once.
 func (e *Engine) askStore(ctx context.Context, request state.AcquireRequest) (state.AcquireResult, error) {
 	if e.store.Lease() == 0 { // it answers at once
 		return e.store.Acquire(ctx, request)
 	}
+	return e.askSharedStore(ctx, request)
+}
+
+// askSharedStore asks a store that may keep the call waiting. If ctx ends first, the
+// store's answer is waited for in the background, and a lock that it gives is released:
+// otherwise nobody else would have that until its lease ends.
+func (e *Engine) askSharedStore(ctx context.Context, request state.AcquireRequest) (state.AcquireResult, error) {
 	type answer struct {
 		r   state.AcquireResult
 		err error

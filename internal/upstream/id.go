@@ -2,7 +2,7 @@ package upstream
 
 import (
 	"errors"
-	"regexp"
+	"strings"
 )
 
 // TeamID is a well-formed team id, `team-` and 16 letters and digits. Only
@@ -24,15 +24,16 @@ var (
 	ErrOrganization = errors.New("must be 1 to 40 letters, digits, `_` and `-`")
 )
 
-var (
-	teamID       = regexp.MustCompile(`\Ateam-[A-Za-z0-9]{16}\z`)
-	tokenID      = regexp.MustCompile(`\A[A-Za-z0-9-]{1,64}\z`)
-	organization = regexp.MustCompile(`\A[A-Za-z0-9_-]{1,40}\z`)
+const (
+	teamPrefix     = "team-"
+	teamIDLength   = len(teamPrefix) + 16
+	maxTokenLength = 64
+	maxNameLength  = 40
 )
 
 // ParseTeamID returns the id that s is, or ErrTeamID.
 func ParseTeamID(s string) (TeamID, error) {
-	if !teamID.MatchString(s) {
+	if len(s) != teamIDLength || s[:len(teamPrefix)] != teamPrefix || !only(s[len(teamPrefix):], "") {
 		return TeamID{}, ErrTeamID
 	}
 	return TeamID{s}, nil
@@ -40,7 +41,7 @@ func ParseTeamID(s string) (TeamID, error) {
 
 // ParseTokenID returns the id that s is, or ErrTokenID.
 func ParseTokenID(s string) (TokenID, error) {
-	if !tokenID.MatchString(s) {
+	if s == "" || len(s) > maxTokenLength || !only(s, "-") {
 		return TokenID{}, ErrTokenID
 	}
 	return TokenID{s}, nil
@@ -48,7 +49,7 @@ func ParseTokenID(s string) (TokenID, error) {
 
 // ParseOrganization returns the name that s is, or ErrOrganization.
 func ParseOrganization(s string) (Organization, error) {
-	if !organization.MatchString(s) {
+	if s == "" || len(s) > maxNameLength || !only(s, "_-") {
 		return Organization{}, ErrOrganization
 	}
 	return Organization{s}, nil
@@ -56,3 +57,17 @@ func ParseOrganization(s string) (Organization, error) {
 
 func (t TeamID) String() string  { return t.id }
 func (t TokenID) String() string { return t.id }
+
+// only reports whether s is made of ASCII letters, digits and the bytes of more.
+func only(s, more string) bool {
+	for i := range len(s) {
+		switch c := s[i]; {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
+		default:
+			if strings.IndexByte(more, c) < 0 {
+				return false
+			}
+		}
+	}
+	return true
+}
