@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -274,7 +273,7 @@ func (a *app) awaitIssuer(ctx context.Context) {
 func (a *app) pingUpstream(ctx context.Context) {
 	timeout, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	if err := a.upstream.Ping(timeout); err != nil && !errors.Is(ctx.Err(), context.Canceled) {
+	if err := a.upstream.Ping(timeout); err != nil && ctx.Err() == nil {
 		a.log.Warn("the upstream does not answer yet", telemetry.KeyError, err)
 	}
 }

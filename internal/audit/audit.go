@@ -231,7 +231,7 @@ func (l *Log) Close() error {
 	return nil
 }
 
-// lockSink waits until nobody else uses the sink, for as long as there is patience.
+// lockSink waits until nobody else uses the sink, for writeTimeout at most.
 func (l *Log) lockSink() bool {
 	timeout := time.NewTimer(writeTimeout)
 	defer timeout.Stop()

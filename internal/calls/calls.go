@@ -17,7 +17,8 @@ type Authorizer interface {
 	AuthorizeTeam(team string) bool
 }
 
-// Call is a call in progress. The zero value is nobody's, and may do everything.
+// Call is a call in progress. The zero value is nobody's, and may touch no team by a
+// token's id.
 type Call struct {
 	// RequestID is the call's x-request-id: what its log lines and the upstream's have in
 	// common.
@@ -27,7 +28,7 @@ type Call struct {
 	// Credential is the caller's own for the upstream; zero if the service's is used.
 	Credential secret.Text
 	// Authorizer decides about a team that is known only once the call is under way; nil
-	// allows all.
+	// allows none.
 	Authorizer Authorizer
 
 	retained atomic.Int64
@@ -52,7 +53,7 @@ func From(ctx context.Context) *Call {
 // AuthorizeTeam reports whether the call may be about a team. It is for a token that is
 // named by its id: whose it is is known only when it has been read.
 func (c *Call) AuthorizeTeam(team string) bool {
-	return c.Authorizer == nil || c.Authorizer.AuthorizeTeam(team)
+	return c.Authorizer != nil && c.Authorizer.AuthorizeTeam(team)
 }
 
 // Hold keeps the caller's concurrency slot until the returned function has been called

@@ -297,6 +297,30 @@ func TestStoreIsAway(t *testing.T) {
 	})
 }
 
+// A caller whose time ends while Redis hangs leaves no lock behind: whoever comes next has
+// it as soon as Redis answers, and there is nothing to resolve.
+func TestCallerLeavesWhileTheStoreHangs(t *testing.T) {
+	t.Parallel()
+	r := statetest.Start(t)
+	w := newWorld(t, patiently(func(w *world) state.Store {
+		return must(state.OpenRedis(state.RedisOptions{URL: secret.New(r.URL()), Prefix: "x", Times: state.NewTTLs(w.hold), Keys: func() *seal.Keys { return w.keys }}))
+	}))
+	e := w.engine()
+	for _, op := range []mutation.Operation{generating(), deleting(), creating()} {
+		w.wants("a call", second(w.call(e, generating(), "", 0)), "OK")
+		r.Hang()
+		_, err := w.call(e, op, "", 100*time.Millisecond)
+		r.Resume()
+		if got := told(err); !strings.HasSuffix(got, "not_applied") && got != "UPSTREAM_TIMEOUT unknown" {
+			t.Errorf("told %q", got)
+		}
+	}
+	w.wants("the next call", second(w.call(e, generating(), "", 0)), "OK")
+	if strings.Contains(w.lines.String(), `"event":"settled"`) {
+		t.Error("something was in doubt")
+	}
+}
+
 // panicking is an upstream client whose creations panic.
 type panicking struct{ mutation.Upstream }
 

@@ -86,7 +86,7 @@ type decision struct {
 // ok is the outcome of a change that was carried out with nothing left to deliver.
 const ok = apierror.Applied
 
-// answer is the situation's, also while resolving.
+// answered is the answer that rows are held against, also while resolving.
 func (s situation) answered() answer {
 	if s.resolving {
 		return answerResolving
@@ -105,22 +105,22 @@ type row struct {
 	kinds    Kind
 	answers  answer
 	seen     sight
-	holdOver is
-	earlier  is
-	again    is
+	holdOver want
+	earlier  want
+	again    want
 	orphan   orphan
 	decision
 }
 
-// is is what a row wants of something that is true or false.
-type is uint8
+// want is what a row wants of something that is true or false; zero is either.
+type want uint8
 
 const (
-	yes is = iota + 1
+	yes want = iota + 1
 	no
 )
 
-func (w is) fits(b bool) bool { return w == 0 || (w == yes) == b }
+func (w want) fits(b bool) bool { return w == 0 || (w == yes) == b }
 
 func (r row) fits(s situation) bool {
 	return (r.kinds == 0 || r.kinds&s.kind != 0) &&
@@ -140,8 +140,8 @@ const (
 	secretLost = state.RecordSecretLost
 )
 
-// decisions are what becomes of a change: the first row that fits. docs/semantics.md has
-// the same table in words.
+// decisions are what becomes of a change: the first row that fits. docs/semantics.md tells
+// callers what comes of it.
 var decisions = [...]row{
 	// The upstream answered.
 	{answers: answerOK, decision: decision{release, completed, ok}},

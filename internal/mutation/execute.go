@@ -57,7 +57,11 @@ func (e *Engine) execute(ctx context.Context, op Operation, key Key, a state.Acq
 		case sendAgain:
 			x.sendAgain(ctx)
 		default:
-			return x.made, x.release(d), x.told(ctx, d)
+			var made Result
+			if x.answer == answerOK {
+				made = x.made
+			}
+			return made, x.lockRelease(d), x.told(ctx, d)
 		}
 	}
 }
@@ -186,17 +190,15 @@ func (x *execution) restart(ctx context.Context, current string) error {
 	return x.e.store.Restart(ctx, x.lock, current)
 }
 
-// release is how a decision releases the lock.
-func (x *execution) release(d decision) state.Release {
+// lockRelease is how a decision releases the lock.
+func (x *execution) lockRelease(d decision) state.Release {
 	if d.do == hold {
-		x.made = Result{}
 		return state.Release{InDoubt: true, CurrentTokenID: state.Unchanged}
 	}
 	r := state.Release{CurrentTokenID: state.Unchanged, Record: d.record}
 	switch {
 	case x.answer == answerOK:
 		r.CurrentTokenID, r.Response.TokenID = x.op.currentAfter(x.made, x.current), x.made.Token.ID
-		return r
 	case x.answer == answerInvalid:
 		r.CurrentTokenID, r.Response = cmp.Or(x.observed.current, state.Unchanged), encodeError(x.err)
 	case d.record == secretLost:
@@ -204,7 +206,6 @@ func (x *execution) release(d decision) state.Release {
 	case x.kind&anyDelete != 0 && d.told != apierror.NotApplied:
 		r.CurrentTokenID = x.op.currentAfter(Result{}, x.current)
 	}
-	x.made = Result{}
 	return r
 }
 
@@ -322,7 +323,7 @@ func (e *Engine) release(ctx context.Context, l state.Lock, r state.Release) err
 		}
 		err = e.store.Release(ctx, l, r)
 	}
-	e.queues.released(l.Team)
+	e.queues.signal(l.Team)
 	if err != nil {
 		e.log.LogAttrs(ctx, slog.LevelWarn, "how a change ended could not be written down: it will be resolved",
 			slog.String(telemetry.KeySubject, l.Team), slog.Any(telemetry.KeyError, err))

@@ -78,7 +78,7 @@ func (w *waiter) pause(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
-	case <-w.queues.release(w.queue):
+	case <-w.queues.signals(w.queue):
 	case <-timer.C:
 	case <-ctx.Done():
 		return false
@@ -104,8 +104,8 @@ func (w *waiter) leave() {
 	w.queue = nil
 }
 
-// release has a value when the lock may be free.
-func (q *lockQueues) release(own *lockQueue) <-chan struct{} {
+// signals has a value when the lock may be free.
+func (q *lockQueues) signals(own *lockQueue) <-chan struct{} {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if own.released == nil {
@@ -114,8 +114,8 @@ func (q *lockQueues) release(own *lockQueue) <-chan struct{} {
 	return own.released
 }
 
-// released tells the first of a team that the lock may be free.
-func (q *lockQueues) released(team string) {
+// signal tells the first of a team that the lock may be free.
+func (q *lockQueues) signal(team string) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if own := q.teams[team]; own != nil {

@@ -118,7 +118,7 @@ func (e *Engine) inquire(ctx context.Context, d state.InDoubtOperation, credenti
 	op, err := restore(d.Operation)
 	s.kind = op.Kind
 	switch {
-	case err != nil: // nothing can be asked about it
+	case err != nil: // by a version that this one does not know: given up as what does no harm late
 		s.kind, s.seen, s.holdOver = DeleteByID, readDenied, true
 		return s, observed, nil
 	case credential != d.Operation.RateKey:

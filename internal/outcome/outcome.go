@@ -5,6 +5,7 @@ package outcome
 import (
 	"context"
 	"errors"
+	"slices"
 
 	teamtokenv1 "github.com/teamtoken/teamtoken/gen/go/teamtoken/v1"
 	"github.com/teamtoken/teamtoken/internal/apierror"
@@ -129,13 +130,5 @@ func IsNotFound(err error) bool { return IsKind(err, upstream.NotFound) }
 // IsKind reports whether err is an upstream error of one of the kinds.
 func IsKind(err error, kinds ...upstream.Kind) bool {
 	var e *upstream.Error
-	if !errors.As(err, &e) {
-		return false
-	}
-	for _, k := range kinds {
-		if e.Kind == k {
-			return true
-		}
-	}
-	return false
+	return errors.As(err, &e) && slices.Contains(kinds, e.Kind)
 }
