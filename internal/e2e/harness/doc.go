@@ -40,5 +40,5 @@
 //
 // A test that has its own program says t.Parallel first. One that measures time, floods a
 // listener or counts memory does not: it runs alone within its package, and `make test` runs
-// one package after the other.
+// the packages that have such tests one after the other.
 package harness
